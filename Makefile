@@ -1,0 +1,37 @@
+# Each target does all the set-up that it needs and then its job. A second run sets up nothing.
+# PYTHON=python3.12 picks the interpreter; ARGS="..." goes to the program: make test ARGS="-k dedup".
+PYTHON ?= python3
+ARGS ?=
+export PYTHON
+
+help:  ## show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: model  ## a real model answers real questions and gets graded (5 minutes)
+	.venv/bin/closedbook demo $(ARGS)
+
+test: model vllm-env  ## every test, with coverage (10 minutes); ARGS goes to pytest
+	ci/test $(ARGS)
+
+check: setup  ## ruff, ruff format, mypy
+	ci/check
+
+gpu: model  ## the tests that need a CUDA device
+	ci/gpu $(ARGS)
+
+mutate: setup  ## mutation tests of the pure modules (long, outside CI); ARGS goes to mutmut
+	ci/mutate $(ARGS)
+
+setup:  ## the development environment, .venv
+	@ci/setup
+
+vllm-env:  ## vLLM for the CPU, .venv-vllm
+	@ci/vllm-cpu-env
+
+model: setup  ## the small model of the demo and the tests
+	@.venv/bin/python -m closedbook.harness.small_model
+
+clean:  ## remove what was built here: environments, caches, reports
+	rm -rf .venv .venv-vllm .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov mutants
+
+.PHONY: help demo test check gpu mutate setup vllm-env model clean
