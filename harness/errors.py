@@ -1,0 +1,36 @@
+"""What can go wrong, and with which exit code.
+
+ClosedbookError
+├── RequestError   the request was wrong: exit code 2
+│   ├── SourceError    a benchmark's source is missing, malformed or changed
+│   └── ManifestError  a manifest is missing, malformed or does not fit its source
+└── WorkError      the request was right but the work failed: exit code 1
+
+Every message is one line that says what, where, and what to do. The command line prints it without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class ClosedbookError(Exception):
+    """Base of all errors that a person can act on."""
+
+    exit_code = 1
+
+
+class RequestError(ClosedbookError):
+    """The request cannot be carried out as it stands: a wrong name, a missing file, an unset key."""
+
+    exit_code = 2
+
+
+class SourceError(RequestError):
+    """A benchmark's source is missing, malformed, or not the one that its manifest pins."""
+
+
+class ManifestError(RequestError):
+    """A manifest is missing, malformed, or does not fit its source."""
+
+
+class WorkError(ClosedbookError):
+    """The work itself failed: a full disk, an unreachable server, a model that cannot be loaded."""

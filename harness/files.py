@@ -1,0 +1,52 @@
+"""Where files lie, and how they are written: aside first, then renamed, so that a reader never sees half a file."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from threading import get_ident
+
+import platformdirs
+
+from closedbook.harness.errors import WorkError
+
+
+def tasks_dir() -> Path:
+    """The folder with the task files and manifests.
+
+    In a checkout (also when installed editable) it is tasks/ itself, so that `splits build` writes what git sees. In an
+    installed wheel it lies inside lm_eval, the only place where lm-eval 0.4.13 finds tasks without a flag.
+    """
+    here = Path(__file__).resolve()
+    checkout = here.parents[1] / "tasks"
+    if checkout.is_dir() and (here.parents[1] / "pyproject.toml").is_file():
+        return checkout
+    return here.parents[2] / "lm_eval" / "tasks" / "closedbook"
+
+
+def cache_dir() -> Path:
+    """CLOSEDBOOK_CACHE, or the user's cache folder: things that can be made again, such as the demo's model."""
+    return Path(os.environ.get("CLOSEDBOOK_CACHE") or platformdirs.user_cache_dir("closedbook"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing.
+
+    Raises:
+        WorkError: The file cannot be written (no space, no permission); what stood at `path` is untouched.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise WorkError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+    finally:
+        with suppress(OSError):  # gone already where all went well, or never made
+            aside.unlink()

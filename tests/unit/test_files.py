@@ -1,0 +1,128 @@
+"""Files are written whole or not at all: really, with a full disk and a killed process."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from closedbook.harness.errors import WorkError
+from closedbook.harness.files import cache_dir, tasks_dir, write_text
+
+WRITE = """
+import sys
+from pathlib import Path
+from closedbook.harness.errors import WorkError
+from closedbook.harness.files import write_text
+try:
+    write_text(Path(sys.argv[1]), "new " * 100_000)
+except WorkError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_file_is_written_with_its_folders_and_nothing_beside_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "file", "zwölf\n")
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == "zwölf\n".encode()
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+def test_what_cannot_be_encoded_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "file", "\ud800")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_file_in_place_of_a_folder_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(
+        WorkError, match=r"^cannot write .*/file/below: File exists; free space or choose another folder$"
+    ):
+        write_text(tmp_path / "file" / "below", "new")
+
+
+def test_a_file_that_reaches_its_limit_leaves_the_old_one(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(WorkError) as error:
+            write_text(tmp_path / "file", "new " * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(error.value) == f"cannot write {tmp_path}/file: File too large; free space or choose another folder"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    unshare = shutil.which("unshare")
+    mount = 'mount -t tmpfs -o size=64k tmpfs "$1" && echo -n old > "$1/file"'
+    if (
+        not unshare
+        or subprocess.run([unshare, "-rm", "sh", "-c", mount, "-", tmp_path], capture_output=True).returncode
+    ):
+        pytest.skip("no right to mount a small file system here; the limit on a file's size is tried all the same")
+    script = f'{mount} && "$2" -c "$3" "$1/file"; ls -A "$1"; cat "$1/file"'
+    command = [unshare, "-rm", "sh", "-c", script, "-", str(tmp_path), sys.executable, WRITE]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (
+        done.stderr == f"cannot write {tmp_path}/file: No space left on device; free space or choose another folder\n"
+    )
+    assert done.stdout == "file\nold"
+
+
+def test_a_killed_writer_leaves_a_whole_version(tmp_path: Path) -> None:
+    versions = {letter * 3_000_000 for letter in "ab"}
+    loop = (
+        "from closedbook.harness.files import write_text; from pathlib import Path; import itertools, sys\n"
+        "for letter in itertools.cycle('ab'): write_text(Path(sys.argv[1]), letter * 3_000_000)"
+    )
+    file = tmp_path / "file"
+    for delay in (0.0, 0.013, 0.041, 0.097):
+        file.unlink(missing_ok=True)
+        writer = subprocess.Popen([sys.executable, "-c", loop, str(file)])
+        while not file.exists():
+            time.sleep(0.001)
+        time.sleep(delay)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        assert file.read_text() in versions
+
+
+def test_threads_that_write_one_file_leave_one_whole_version(tmp_path: Path) -> None:
+    texts = [letter * 500_000 for letter in "abcd"]
+    writers = [threading.Thread(target=write_text, args=(tmp_path / "file", text)) for text in texts]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert (tmp_path / "file").read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_in_a_checkout_the_tasks_are_those_that_git_sees() -> None:
+    assert tasks_dir() == Path(__file__).resolve().parents[2] / "tasks"
+
+
+def test_outside_a_checkout_the_tasks_lie_inside_lm_eval(tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "closedbook" / "harness"
+    shutil.copytree(Path(__file__).resolve().parents[2] / "harness", package)
+    code = "from closedbook.harness.files import tasks_dir; print(tasks_dir())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "site-packages", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "site-packages" / "lm_eval" / "tasks" / "closedbook")
+
+
+def test_the_cache_lies_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_dir().name == "closedbook"
+    monkeypatch.setenv("CLOSEDBOOK_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
