@@ -1,0 +1,246 @@
+"""Splits: a random partition by hash, then deduplication, written as a manifest that rebuilds byte for byte.
+
+The partition sorts ids by a seeded hash and cuts the list, so the order of rows in the source changes nothing, and a
+question keeps its place in the order when others come or go. Validation is deduplicated against train and test, since
+it chooses among checkpoints; contained test questions leave test (`drop="test"`), or their training questions leave
+train (`drop="train"`). Overlaps between benchmarks are recorded beside the manifests and dropped from neither: a model
+trained on one benchmark may be tested on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from closedbook.harness import dedup
+from closedbook.harness.dedup import Decider, Decision, decide_by_rules
+from closedbook.harness.errors import ManifestError
+from closedbook.harness.files import write_text
+from closedbook.harness.manifests import (
+    SPLITS,
+    Manifest,
+    Row,
+    check_source,
+    load_questions,
+    manifests_dir,
+    pin,
+    read_manifest,
+)
+from closedbook.harness.questions import Question
+from closedbook.harness.sources import Benchmark, Source, benchmark, benchmarks, read_source
+
+SEED = 2605
+Drop = Literal["test", "train"]
+OVERLAPS = "overlaps.jsonl"
+
+
+def partition_key(seed: int, question_id: str) -> str:
+    """The place of a question in the random order of a seed."""
+    return hashlib.sha256(f"{seed}:{question_id}".encode()).hexdigest()
+
+
+def partition(questions: Iterable[Question], sizes: Sequence[int], seed: int) -> list[list[Question]]:
+    """Disjoint random parts of the wanted sizes; later parts are shorter where the questions run out."""
+    ordered = sorted(questions, key=lambda question: partition_key(seed, question.id))
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(ordered[start : start + size])
+        start += size
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Questions of each split, before or after deduplication, and the decisions that dropped some."""
+
+    train: list[Question]
+    validation: list[Question]
+    test: list[Question]
+    dropped: tuple[tuple[str, Decision], ...] = ()
+
+
+def draw(chosen: Benchmark, train: Source, test: Source, seed: int) -> Splits:
+    """The splits before deduplication. Train comes last, so it is the one that is short where questions run out."""
+    sizes = chosen.sizes
+    if chosen.partitioned:
+        parts = partition(test.questions, (sizes["test"], sizes["validation"], sizes["train"]), seed)
+        return Splits(test=parts[0], validation=parts[1], train=parts[2])
+    # a question that the official train split shares with the official test split, word for word, is test's
+    held_out = {question.id for question in test.questions}
+    free = [question for question in train.questions if question.id not in held_out]
+    validation, kept = partition(free, (sizes["validation"], sizes["train"]), seed)
+    return Splits(test=list(test.questions), validation=validation, train=kept)
+
+
+def _no_record(_: Decision) -> None:
+    """Keep no ledger."""
+
+
+def deduplicate(
+    splits: Splits,
+    drop: Drop = "test",
+    decider: Decider = decide_by_rules,
+    record: Callable[[Decision], None] = _no_record,
+) -> Splits:
+    """Drop contained questions from test (or train), then from validation; idempotent.
+
+    Args:
+        splits: The drawn splits.
+        drop: The side that loses a contained test question's pair.
+        decider: Decides each candidate pair.
+        record: Called with every decision, for a ledger.
+    """
+
+    def decide(queries: list[Question], pool: list[Question]) -> list[Decision]:
+        decisions = list(dedup.ledger(queries, pool, decider))
+        for decision in decisions:
+            record(decision)
+        return decisions
+
+    train, test = splits.train, splits.test
+    dropped: list[tuple[str, Decision]] = []
+    if drop == "test":
+        gone = dedup.strongest(decide(test, train))
+        test = [question for question in test if question.id not in gone]
+        dropped += [("test", decision) for decision in gone.values()]
+    else:
+        # candidates depend on the pool, so look again until a smaller pool shows nothing new
+        while gone := dedup.strongest(d.reversed() for d in decide(test, train)):
+            train = [question for question in train if question.id not in gone]
+            dropped += [("train", decision) for decision in gone.values()]
+    gone = dedup.strongest(decide(splits.validation, train + test))
+    validation = [question for question in splits.validation if question.id not in gone]
+    dropped += [("validation", decision) for decision in gone.values()]
+    return Splits(train, validation, test, splits.dropped + tuple(dropped))
+
+
+def variant(chosen: Benchmark, sources: Iterable[Source]) -> str:
+    """Whether the sources are the full data set of the hub or a part of it."""
+    return "hub-full" if all(s.rows == chosen.rows[s.split] for s in sources) else "mirror-subset"
+
+
+def read_sources(chosen: Benchmark) -> tuple[Source, Source]:
+    """The sources of train and test; one and the same where a single split is partitioned."""
+    test = read_source(chosen.name, chosen.test)
+    return (test if chosen.partitioned else read_source(chosen.name, chosen.train)), test
+
+
+def build(
+    name: str,
+    drop: Drop = "test",
+    seed: int = SEED,
+    decider: Decider = decide_by_rules,
+    record: Callable[[Decision], None] = _no_record,
+) -> Manifest:
+    """The manifest of a benchmark, from its source; `deduplicate` explains the arguments.
+
+    Raises:
+        RequestError: No such benchmark.
+        SourceError: The source cannot be had or read.
+    """
+    chosen = benchmark(name)
+    train, test = read_sources(chosen)
+    deciders = set()
+
+    def note(decision: Decision) -> None:
+        deciders.add(decision.decider)
+        record(decision)
+
+    splits = deduplicate(draw(chosen, train, test, seed), drop, decider, note)
+    rows = [Row(question.id, split) for split in SPLITS for question in getattr(splits, split)]
+    rows += [_dropped_row(side, decision) for side, decision in splits.dropped]
+    sources = {source.split: pin(source, pinned=source is test) for source in (train, test)}
+    wanted = dict(chosen.sizes) if chosen.partitioned else {**chosen.sizes, "test": len(test.questions)}
+    return Manifest(
+        benchmark=name,
+        variant=variant(chosen, (train, test)),
+        seed=seed,
+        drop=drop,
+        decider=" + ".join(sorted(deciders)),
+        wanted=wanted,
+        sources=sources,
+        rows=tuple(sorted(rows, key=lambda row: row.id)),
+    )
+
+
+def _dropped_row(side: str, decision: Decision) -> Row:
+    return Row(
+        decision.question,
+        "dropped",
+        dropped_from=side,
+        contained_in=decision.candidate,
+        decider=decision.decider,
+        rule=decision.rule,
+        score=decision.score,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """A test question of one benchmark whose fact a training question of another one states."""
+
+    test_benchmark: str
+    test_id: str
+    train_benchmark: str
+    train_id: str
+    rule: str
+    score: float
+
+
+def find_overlaps(
+    folder: Path | None = None, decider: Decider = decide_by_rules, names: Iterable[str] | None = None
+) -> list[Overlap]:
+    """What contains a test question of the named benchmarks (of all) in the train split of another one."""
+    train = {name: load_questions(name, "train", folder) for name in benchmarks()}
+    found = []
+    for name in benchmarks() if names is None else names:
+        test = load_questions(name, "test", folder)
+        for other in benchmarks():
+            if other != name:
+                for d in dedup.strongest(dedup.ledger(test, train[other], decider)).values():
+                    found.append(Overlap(name, d.question, other, d.candidate, d.rule, d.score))
+    return sorted(found, key=lambda o: (o.test_benchmark, o.test_id, o.train_benchmark))
+
+
+def overlaps_text(overlaps: Iterable[Overlap]) -> str:
+    """Overlaps as JSON Lines."""
+    return "".join(json.dumps(asdict(overlap)) + "\n" for overlap in overlaps)
+
+
+def write_overlaps(overlaps: Iterable[Overlap], folder: Path | None = None) -> Path:
+    """Write the overlaps between benchmarks beside the manifests."""
+    path = (folder or manifests_dir()) / OVERLAPS
+    write_text(path, overlaps_text(overlaps))
+    return path
+
+
+def check(name: str, folder: Path | None = None, decider: Decider = decide_by_rules) -> Manifest:
+    """Prove a manifest: ids in one split each, all found in the source, and nothing kept that is contained in train.
+
+    Raises:
+        ManifestError: A promise is broken; the message says which, where, and for which id.
+        SourceError: The source is not the one that the manifest pins.
+    """
+    manifest, chosen = read_manifest(name, folder), benchmark(name)
+    seen: set[str] = set()
+    for row in manifest.rows:
+        if row.id in seen:
+            raise ManifestError(f"{name}: question {row.id} stands twice in the manifest; rebuild it")
+        seen.add(row.id)
+    sources = {source.split: source for source in read_sources(chosen)}
+    for source in sources.values():
+        check_source(manifest, source)
+    asked = {q.id: q for source in sources.values() for q in source.questions}
+    train, validation, test = ([asked[i] for i in manifest.ids(split)] for split in SPLITS)
+    for side, queries, pool in (("test", test, train), ("validation", validation, train + test)):
+        if contained := dedup.strongest(dedup.ledger(queries, pool, decider)):
+            first = contained[min(contained)]
+            raise ManifestError(
+                f"{name}: {side} question {first.question} states the fact of {first.candidate} "
+                f"({first.rule}, {first.score}); rebuild with `closedbook splits build {name}`"
+            )
+    return manifest

@@ -1,0 +1,294 @@
+"""Splits: the partition, deduplication, building and checking, on made-up questions and then on the real ones."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from closedbook.harness import splits
+from closedbook.harness.dedup import Decision, Fact, Verdict, decide_by_rules, facts
+from closedbook.harness.errors import ManifestError, RequestError, SourceError
+from closedbook.harness.manifests import Manifest, load_questions, manifests_dir, read_manifest, to_text, write_manifest
+from closedbook.harness.questions import Question, make_question
+from closedbook.harness.sources import benchmark, benchmarks, read_rows, read_source, source_from_rows
+from closedbook.harness.splits import Overlap, Splits, deduplicate, overlaps_text, partition
+
+Mirror = Callable[..., Path]
+
+
+def ask(question: str, *answers: str) -> Question:
+    return make_question("nq", question, answers)
+
+
+def unlike(number: int) -> Question:
+    """A question that shares neither words nor answer with another such one."""
+    return ask(f"who guards gate{number}", f"guard{number}")
+
+
+HERO, HERO_AGAIN = ask("who slew the dragon of brill", "Osric"), ask("the dragon of brill was slain by whom", "Osric")
+RIVER, RIVER_AGAIN = ask("what river flows past tharn", "Ouzel"), ask("past tharn which river flows", "the Ouzel")
+
+
+# --- drawing ---
+
+
+def test_a_partition_has_the_wanted_sizes_and_the_last_parts_fall_short() -> None:
+    parts = partition([unlike(number) for number in range(10)], (4, 3, 5), seed=1)
+    assert [len(part) for part in parts] == [4, 3, 3]
+
+
+def test_another_seed_draws_another_partition() -> None:
+    questions = [unlike(number) for number in range(50)]
+    one, other = (partition(questions, (25,), seed)[0] for seed in (1, 2))
+    assert {question.id for question in one} != {question.id for question in other}
+
+
+def test_the_seed_and_the_order_it_gives_never_change() -> None:
+    assert splits.SEED == 2605
+    assert splits.partition_key(2605, "0123456789abcdef")[:12] == "388b3e11e91b"
+
+
+def test_a_question_shared_by_the_official_splits_is_tests() -> None:
+    chosen, test = benchmark("nq"), [{"question": "who slew the dragon?", "answer": ["Osric"]}]
+    train = [{"question": "Who slew the dragon", "answer": ["Osric"]}, {"question": "who else", "answer": ["Pan"]}]
+    sources = (source_from_rows(chosen, "train", train), source_from_rows(chosen, "validation", test))
+    drawn = splits.draw(chosen, *sources, seed=1)
+    assert [question.question for question in drawn.train + drawn.validation] == ["who else"]
+    assert [question.question for question in drawn.test] == ["who slew the dragon?"]
+
+
+# --- deduplicating ---
+
+
+def test_contained_test_questions_leave_test() -> None:
+    kept = deduplicate(Splits(train=[HERO, unlike(1)], validation=[], test=[HERO_AGAIN, unlike(2)]))
+    assert (kept.train, kept.test) == ([HERO, unlike(1)], [unlike(2)])
+    assert [(side, d.question, d.candidate) for side, d in kept.dropped] == [("test", HERO_AGAIN.id, HERO.id)]
+
+
+def test_their_training_questions_leave_train_on_request() -> None:
+    kept = deduplicate(Splits(train=[HERO, unlike(1)], validation=[], test=[HERO_AGAIN, unlike(2)]), drop="train")
+    assert (kept.train, kept.test) == ([unlike(1)], [HERO_AGAIN, unlike(2)])
+    assert [(side, d.question, d.candidate) for side, d in kept.dropped] == [("train", HERO.id, HERO_AGAIN.id)]
+
+
+def test_train_is_searched_again_until_no_copy_is_left_behind_nearer_ones() -> None:
+    copies = [ask(f"who slew the dragon of brill {'indeed ' * number}", "Osric") for number in range(1, 60)]
+    kept = deduplicate(Splits(train=copies, validation=[], test=[HERO]), drop="train")
+    assert kept.train == []
+    assert len(kept.dropped) == 59
+
+
+def test_validation_is_deduplicated_against_train_and_test() -> None:
+    kept = deduplicate(Splits(train=[HERO], validation=[HERO_AGAIN, RIVER_AGAIN, unlike(1)], test=[RIVER]))
+    assert kept.validation == [unlike(1)]
+    assert {(side, d.question, d.candidate) for side, d in kept.dropped} == {
+        ("validation", HERO_AGAIN.id, HERO.id),
+        ("validation", RIVER_AGAIN.id, RIVER.id),
+    }
+
+
+def test_an_unsure_verdict_drops_the_question() -> None:
+    def unsure(question: Question, candidate: Question) -> Decision:
+        return replace(decide_by_rules(question, candidate), verdict=Verdict.UNSURE, decider="doubter-1")
+
+    kept = deduplicate(Splits(train=[HERO], validation=[], test=[ask("who rode to brill", "Pan")]), decider=unsure)
+    assert kept.test == []
+
+
+def test_every_decision_is_recorded() -> None:
+    record: list[Decision] = []
+    rider = ask("who rode to brill", "Pan")
+    deduplicate(Splits(train=[HERO], validation=[HERO_AGAIN], test=[rider]), record=record.append)
+    assert {(d.question, d.candidate, d.verdict) for d in record} == {
+        (rider.id, HERO.id, Verdict.NOT_CONTAINED),
+        (HERO_AGAIN.id, HERO.id, Verdict.CONTAINED),
+        (HERO_AGAIN.id, rider.id, Verdict.NOT_CONTAINED),
+    }
+
+
+# --- building and checking, offline ---
+
+
+def test_the_committed_manifest_is_what_the_command_builds() -> None:
+    assert to_text(splits.build("worldfacts")) == (manifests_dir() / "worldfacts.jsonl").read_text()
+
+
+def test_a_manifest_names_every_decider_that_took_part() -> None:
+    def second(question: Question, candidate: Question) -> Decision:
+        decision = decide_by_rules(question, candidate)
+        return replace(decision, decider="second-1") if decision.drops else decision
+
+    assert splits.build("worldfacts", decider=second).decider == "rules-1 + second-1"
+
+
+@pytest.mark.parametrize("drop", ["test", "train"])
+def test_what_is_built_passes_the_check(drop: splits.Drop, tmp_path: Path) -> None:
+    write_manifest(splits.build("worldfacts", drop=drop), tmp_path)
+    assert splits.check("worldfacts", tmp_path).drop == drop
+
+
+def with_row(manifest: Manifest, question: str, **changes: Any) -> Manifest:
+    return replace(manifest, rows=tuple(replace(r, **changes) if r.id == question else r for r in manifest.rows))
+
+
+KEPT = {"contained_in": None, "decider": None, "rule": None, "score": None, "dropped_from": None}
+
+
+@pytest.mark.parametrize("side", ["test", "validation"])
+def test_the_check_fails_when_a_contained_question_is_put_back(side: str, tmp_path: Path) -> None:
+    manifest = read_manifest("worldfacts")
+    back = next(row for row in manifest.rows if row.dropped_from == side)
+    write_manifest(with_row(manifest, back.id, split=side, **KEPT), tmp_path)
+    with pytest.raises(ManifestError) as error:
+        splits.check("worldfacts", tmp_path)
+    assert str(error.value).startswith(f"worldfacts: {side} question {back.id} states the fact of ")
+    assert str(error.value).endswith("; rebuild with `closedbook splits build worldfacts`")
+
+
+def test_the_check_fails_when_a_question_stands_twice(tmp_path: Path) -> None:
+    manifest = read_manifest("worldfacts")
+    write_manifest(replace(manifest, rows=(*manifest.rows, manifest.rows[0])), tmp_path)
+    with pytest.raises(ManifestError, match=f"^worldfacts: question {manifest.rows[0].id} stands twice"):
+        splits.check("worldfacts", tmp_path)
+
+
+def test_an_unknown_benchmark_cannot_be_built() -> None:
+    with pytest.raises(RequestError, match=r"^no benchmark 'pop'; there are "):
+        splits.build("pop")
+
+
+# --- a partial mirror of a benchmark with an official test split ---
+
+
+def rows(numbers: range) -> list[dict[str, Any]]:
+    return [{"question": f"who guards gate{number}", "answer": [f"guard{number}"]} for number in numbers]
+
+
+@pytest.fixture
+def nq(mirror: Mirror, tmp_path: Path) -> Iterator[Path]:
+    """A folder with the manifest of a made-up mirror: 600 train questions, 20 test questions."""
+    mirror("nq", "train", rows(range(600)))
+    mirror("nq", "validation", rows(range(600, 620)))
+    yield write_manifest(splits.build("nq"), tmp_path / "manifests").parent
+
+
+def test_a_partial_mirror_is_recorded_as_such_and_its_train_split_is_not_pinned(nq: Path) -> None:
+    manifest = splits.check("nq", nq)
+    assert manifest.variant == "mirror-subset"
+    assert {split: pin.pinned for split, pin in manifest.sources.items()} == {"train": False, "validation": True}
+    assert manifest.counts == {"test": 20, "train": 100, "validation": 500}
+    assert manifest.wanted == {"train": 10000, "validation": 500, "test": 20}
+
+
+def test_further_train_rows_in_the_source_pass_the_check(nq: Path, mirror: Mirror) -> None:
+    before = splits.check("nq", nq).digest
+    mirror("nq", "train", rows(range(700, 900)) + rows(range(600))[::-1])
+    assert splits.check("nq", nq).digest == before
+
+
+def test_a_missing_train_row_fails_the_check(nq: Path, mirror: Mirror) -> None:
+    gone = make_question("nq", "who guards gate599", ["guard599"]).id
+    mirror("nq", "train", rows(range(599)))
+    with pytest.raises(SourceError, match=f"^nq, split train: 1 of the manifest's questions .* among them {gone};"):
+        splits.check("nq", nq)
+
+
+def test_a_changed_test_split_fails_the_check(nq: Path, mirror: Mirror) -> None:
+    mirror("nq", "validation", rows(range(600, 621)))
+    with pytest.raises(SourceError, match=r"^nq, split validation: the source has changed: expected 20 .* found 21"):
+        splits.check("nq", nq)
+
+
+# --- overlaps ---
+
+
+def test_a_test_question_whose_fact_another_benchmark_trains_on_is_an_overlap(
+    nq: Path, mirror: Mirror, popqa_row: Callable[..., dict[str, Any]]
+) -> None:
+    trained = load_questions("nq", "train", nq)[0]
+    shared = {"problem": f"{trained.question.title()}?", "answer": trained.answers[0]}
+    mirror("simpleqa", "test", [shared, {"problem": "Which river flows past Tharn?", "answer": "Ouzel"}])
+    mirror("popqa", "test", [popqa_row()])
+    for split in ("train", "validation"):
+        mirror("triviaqa", split, [{"question": f"Who slew the {split}?", "answer": {"aliases": ["Osric"]}}])
+    for name in ("triviaqa", "popqa", "simpleqa", "worldfacts"):
+        write_manifest(splits.build(name), nq)
+    test_id = make_question("simpleqa", shared["problem"], []).id
+    assert splits.find_overlaps(nq) == [Overlap("simpleqa", test_id, "nq", trained.id, "equal", 1.0)]
+
+
+def test_overlaps_are_written_as_lines_of_ids(tmp_path: Path) -> None:
+    overlap = Overlap("nq", "1", "popqa", "2", "equal", 1.0)
+    assert overlaps_text([overlap, overlap]).count("\n") == 2
+    assert splits.write_overlaps([overlap], tmp_path).read_text() == (
+        '{"test_benchmark": "nq", "test_id": "1", "train_benchmark": "popqa", "train_id": "2", '
+        '"rule": "equal", "score": 1.0}\n'
+    )
+
+
+# --- the real files ---
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["nq", "triviaqa", "popqa", "simpleqa", "worldfacts"])
+def test_every_committed_manifest_passes_the_check(name: str) -> None:
+    assert splits.check(name).counts["train"] > 200
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["popqa", "simpleqa"])
+def test_a_rebuilt_manifest_is_the_committed_one_byte_for_byte(name: str) -> None:
+    assert to_text(splits.build(name)) == (manifests_dir() / f"{name}.jsonl").read_text()
+
+
+@pytest.fixture
+def popqa_rows() -> list[dict[str, Any]]:
+    return list(read_rows(benchmark("popqa"), "test"))
+
+
+@pytest.mark.data
+def test_shuffled_rows_give_the_same_manifest(popqa_rows: list[dict[str, Any]], mirror: Mirror) -> None:
+    shuffled = random.Random(1).sample(popqa_rows, len(popqa_rows))
+    mirror("popqa", "test", shuffled)
+    assert to_text(splits.build("popqa")) == (manifests_dir() / "popqa.jsonl").read_text()
+
+
+@pytest.mark.data
+def test_popqa_capital_and_capital_of_are_one_relation_and_part_into_no_two_splits() -> None:
+    manifest = read_manifest("popqa")
+    place = {row.id: row.split for row in manifest.rows}
+    stated: dict[str, set[Fact]] = {"train": set(), "test": set()}
+    for question in read_source("popqa", "test").questions:
+        stated.get(place.get(question.id, ""), set()).update(facts(question))
+    assert any(fact[2] == "capital" for fact in stated["train"])
+    assert not stated["train"] & stated["test"]
+
+
+@cache
+def committed_overlaps() -> list[Overlap]:
+    lines = (manifests_dir() / splits.OVERLAPS).read_text().splitlines()
+    return [Overlap(**json.loads(line)) for line in lines]
+
+
+@pytest.mark.data
+def test_every_committed_overlap_is_between_test_and_train_and_decided_so_again() -> None:
+    test = {(name, q.id): q for name in benchmarks() for q in load_questions(name, "test")}
+    train = {(name, q.id): q for name in benchmarks() for q in load_questions(name, "train")}
+    for o in committed_overlaps():
+        decision = decide_by_rules(test[o.test_benchmark, o.test_id], train[o.train_benchmark, o.train_id])
+        assert o.test_benchmark != o.train_benchmark
+        assert (decision.drops, decision.rule, decision.score) == (True, o.rule, o.score)
+
+
+@pytest.mark.data
+def test_no_overlap_is_missing_for_the_smallest_benchmarks() -> None:
+    found = splits.find_overlaps(names=("simpleqa", "worldfacts"))
+    assert found == [o for o in committed_overlaps() if o.test_benchmark in ("simpleqa", "worldfacts")]

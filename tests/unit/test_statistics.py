@@ -1,0 +1,32 @@
+"""Figures and their intervals."""
+
+import math
+
+import pytest
+
+from closedbook.harness.statistics import Estimate, proportion, wilson
+
+
+def test_wilson_gives_the_textbook_interval():
+    estimate = wilson(81, 263)  # Newcombe (1998), Statistics in Medicine 17, table I
+    assert (round(estimate.low, 4), round(estimate.high, 4)) == (0.2553, 0.3662)
+
+
+@pytest.mark.parametrize("n", [1, 7, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_an_interval_holds_its_value_and_stays_within_0_and_1(share, n):
+    estimate = wilson(int(share * n), n)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+
+
+def test_no_cases_give_no_figure_rather_than_zero():
+    assert wilson(0, 0) == Estimate(None, None, None, 0)
+    assert str(wilson(0, 0)) == "-"
+
+
+def test_unknown_values_leave_the_mean_and_n():
+    assert proportion([1.0, math.nan, 0.0, math.nan]) == wilson(1, 2)
+
+
+def test_a_figure_reads_in_per_cent_with_its_interval():
+    assert str(wilson(30, 100)) == "30.0 [21.9, 39.6]"
