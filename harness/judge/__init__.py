@@ -1,0 +1,28 @@
+"""Judges: is this answer right? The verdict is the metric, the reward and the statistic, so there is one way to get it.
+
+>>> RulesJudge().grade([Triple("what is the capital of france", ("Paris",), "Paris, of course")])
+[<Grade.CORRECT: 'correct'>]
+"""
+
+from __future__ import annotations
+
+from closedbook.harness.judge.llm import LLMJudge
+from closedbook.harness.judge.rules import RulesJudge, contains, exact_match
+from closedbook.harness.judge.settings import HOW_TO, JudgeSettings, judge_settings, make_judge
+from closedbook.harness.judge.verdicts import Grade, Judge, JudgeFailure, Judgement, Triple
+
+__all__ = [
+    "HOW_TO",
+    "Grade",
+    "Judge",
+    "JudgeFailure",
+    "JudgeSettings",
+    "Judgement",
+    "LLMJudge",
+    "RulesJudge",
+    "Triple",
+    "contains",
+    "exact_match",
+    "judge_settings",
+    "make_judge",
+]

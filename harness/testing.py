@@ -1,0 +1,115 @@
+"""Two stand-ins, shipped because whoever builds on these tasks needs them too: a model and a judge's server.
+
+Both sit at the outermost seam. `ScriptedModel` is an lm-eval model that answers as a function tells it; `JudgeServer`
+is a real HTTP server on loopback that speaks OpenAI's chat protocol, so client, timeouts and errors are the real ones.
+
+    >>> with JudgeServer(lambda prompt: "1.0") as server:
+    ...     server.url.startswith("http://127.0.0.1:")
+    True
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+Reply = str | int  # the assistant's text, or an HTTP status to fail with
+
+
+class ScriptedModel(LM):
+    """An lm-eval model that answers each prompt with what `answer` returns for it; keeps the prompts it was sent."""
+
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        super().__init__()
+        self.answer = answer
+        self.prompts: list[str] = []
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """One answer a request; the stop strings are not applied."""
+        prompts = [request.args[0] for request in requests]
+        self.prompts += prompts
+        return [self.answer(prompt) for prompt in prompts]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Not a use of this model."""
+        raise NotImplementedError("a scripted model generates only")
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Not a use of this model."""
+        raise NotImplementedError("a scripted model generates only")
+
+
+class JudgeServer:
+    """An OpenAI-compatible chat server on loopback that replies as `reply` says; a context manager.
+
+    Attributes:
+        prompts: The user's turn of every request, in order of arrival.
+        most_at_once: The largest number of requests that were open at the same time.
+    """
+
+    def __init__(self, reply: Callable[[str], Reply], latency: float = 0.0) -> None:
+        self.prompts: list[str] = []
+        self.most_at_once = 0
+        self._open = 0
+        self._lock = threading.Lock()
+        self._reply, self._latency = reply, latency
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> JudgeServer:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, messages: Sequence[dict[str, str]]) -> Reply:
+        """The reply to one request."""
+        prompt = messages[-1]["content"]
+        with self._lock:
+            self.prompts.append(prompt)
+            self._open += 1
+            self.most_at_once = max(self.most_at_once, self._open)
+        try:
+            time.sleep(self._latency)
+            return self._reply(prompt)
+        finally:
+            with self._lock:
+                self._open -= 1
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                reply = outer.answer(request["messages"])
+                status = reply if isinstance(reply, int) else 200
+                body: dict[str, Any] = {"error": {"message": f"scripted {status}"}}
+                if isinstance(reply, str):
+                    message = {"role": "assistant", "content": reply}
+                    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                    body = {"id": "scripted", "object": "chat.completion", "created": 0, "model": request["model"]}
+                    body |= {
+                        "choices": [choice],
+                        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+                    }
+                payload = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing on standard error."""
+
+        return Handler
