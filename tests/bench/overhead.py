@@ -1,0 +1,91 @@
+"""What our task class costs over a bare lm-eval YAML: the same model, questions and prompts, in one run, alternating.
+
+    $ python tests/bench/overhead.py --task popqa_dedup --questions 64 --rounds 4
+
+Prints JSON: seconds of every round, and the ratio of the medians (target: at most 1.03). Also how long each task takes
+to load, manifest and source together (target: under 2 s for the largest). Timings are ratios because machines differ;
+the seconds are there to see the noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from closedbook.harness.files import tasks_dir
+from closedbook.harness.manifests import load_questions
+from closedbook.harness.prompts import question_prompt
+from closedbook.harness.small_model import small_model_dir
+from closedbook.harness.sources import benchmarks
+
+BARE = """
+task: bare
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: "{data}"}}}}
+output_type: generate_until
+test_split: test
+num_fewshot: 0
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{do_sample: false, temperature: 0.0, max_gen_toks: 64, until: ["\\nQuestion:"]}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+def seconds(action: Callable[..., object], *arguments: object) -> float:
+    """How long an action takes."""
+    start = time.perf_counter()
+    action(*arguments)
+    return time.perf_counter() - start
+
+
+def write_bare_task(folder: Path, benchmark: str, questions: int) -> None:
+    """The same questions and prompts as a task of plain YAML."""
+    data = folder / "data.jsonl"
+    asked = load_questions(benchmark, "test")[:questions]
+    rows = ({"prompt": question_prompt(q.question), "answer": q.answers[0]} for q in asked)
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "bare.yaml").write_text(BARE.format(data=data))
+
+
+def main() -> None:
+    """Alternate the two tasks and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="popqa_dedup")
+    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=4)
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = HFLM(pretrained=str(small_model_dir()), dtype="bfloat16", device=device, batch_size=32)
+    loading = {name: round(seconds(load_questions, name, "test"), 2) for name in benchmarks()}
+    with tempfile.TemporaryDirectory() as folder:
+        write_bare_task(Path(folder), options.task.partition("_")[0], options.questions)
+        manager = TaskManager(include_path=[str(tasks_dir()), folder], include_defaults=False)
+
+        def evaluate(task: str) -> None:
+            simple_evaluate(
+                model, tasks=[task], limit=options.questions, task_manager=manager, apply_chat_template=True,
+                bootstrap_iters=0,
+            )  # fmt: skip
+
+        evaluate("bare")  # warm-up, not counted
+        rounds = [{task: seconds(evaluate, task) for task in ("bare", options.task)} for _ in range(options.rounds)]
+    medians = {task: statistics.median(r[task] for r in rounds) for task in rounds[0]}
+    print(json.dumps({
+        "questions": options.questions, "rounds": rounds, "ratio": round(medians[options.task] / medians["bare"], 4),
+        "loading_seconds": loading,
+    }, indent=2))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A real vLLM server, shared by the integration tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTUP = 300  # seconds that a vLLM server on the CPU may take
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """A running server and the environment that it came from."""
+
+    bin: Path
+    url: str
+    model: str
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def vllm_bin() -> Path:
+    """The scripts of the environment with vLLM: this one, or .venv-vllm beside the checkout."""
+    here = Path(sys.executable).parent
+    return here if (here / "vllm").is_file() else ROOT / ".venv-vllm" / "bin"
+
+
+@pytest.fixture(scope="session")
+def vllm_server(small_model: Path, vllm_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLM]:
+    """`vllm serve` with the small model on loopback."""
+    port = _free_port()
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    command: list[str | Path] = [
+        vllm_bin / "vllm", "serve", small_model, "--served-model-name", "small", "--host", "127.0.0.1",
+        "--port", str(port), "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "1024",
+    ]  # fmt: skip
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    with log.open("w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+        try:
+            _wait_until_healthy(f"http://127.0.0.1:{port}/health", server, log)
+            yield VLLM(vllm_bin, f"http://127.0.0.1:{port}/v1", "small")
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(60)
+
+
+def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + STARTUP
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            pytest.fail(f"vllm serve ended with {server.returncode}:\n{log.read_text()[-3000:]}", pytrace=False)
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    pytest.fail(f"vllm serve was not up after {STARTUP} s:\n{log.read_text()[-3000:]}", pytrace=False)

@@ -1,0 +1,134 @@
+"""A real model through real lm_eval: the literal command, `closedbook eval`, and a run that is killed and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from closedbook.harness.manifests import load_questions
+from closedbook.harness.prompts import messages, question_prompt
+
+pytestmark = pytest.mark.model
+BIN = Path(sys.executable).parent
+
+
+def call(*command, **options):
+    """Run a command that must succeed and return its standard output."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def samples(folder, task):
+    """Logged samples of a task, from the newest file below a folder."""
+    newest = max(folder.rglob(f"samples_{task}_*.jsonl"), key=lambda path: path.stat().st_mtime)
+    return [json.loads(line) for line in newest.read_text(encoding="utf-8").splitlines()]
+
+
+def prompts(folder, task):
+    return [row["arguments"]["gen_args_0"]["arg_0"] for row in samples(folder, task)]
+
+
+AUTO = ["--batch_size", "auto", "--max_batch_size", "8"]
+
+
+@pytest.fixture(scope="module")
+def lm_eval_run(small_model, tmp_path_factory):
+    """The literal command on eight questions of worldfacts, once with the chat template, and once without.
+
+    The second has `--batch_size auto`, which tries the largest batch of the longest sequences: on a CPU, where it takes
+    minutes, both are kept small.
+    """
+    out = tmp_path_factory.mktemp("lm_eval")
+    for name, flags in (("chat", ["--apply_chat_template", "--batch_size", "8"]), ("plain", AUTO)):
+        call(
+            BIN / "lm_eval", "--model", "hf", "--model_args", f"pretrained={small_model},dtype=bfloat16,max_length=192",
+            "--tasks", "worldfacts_dedup", "--limit", "8", "--log_samples",
+            "--output_path", out / name, "--metadata", '{"judge": "rules"}', *flags,
+            cwd=out,
+        )  # fmt: skip
+    return out
+
+
+def test_the_literal_lm_eval_command_scores_a_real_model(lm_eval_run):
+    rows = samples(lm_eval_run / "chat", "worldfacts_dedup")
+    assert len(rows) == 8
+    assert sum(row["judge_correct"] for row in rows) >= 1
+    assert all(row["resps"][0][0].strip() for row in rows)
+
+
+def test_a_chat_model_is_sent_the_chat_messages_of_the_prompt_function_byte_for_byte(lm_eval_run, small_model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    assert prompts(lm_eval_run / "chat", "worldfacts_dedup") == [
+        tokenizer.apply_chat_template(messages(q.question), tokenize=False, add_generation_prompt=True)
+        for q in load_questions("worldfacts", "test")[:8]
+    ]
+
+
+def test_a_base_model_is_sent_the_text_of_the_prompt_function_byte_for_byte(lm_eval_run):
+    asked = [question_prompt(q.question) for q in load_questions("worldfacts", "test")[:8]]
+    assert prompts(lm_eval_run / "plain", "worldfacts_dedup") == asked
+
+
+EVAL = ("eval", "--tasks", "worldfacts_dedup", "--batch-size", "4")
+
+
+def test_closedbook_eval_prints_json_only_and_agrees_with_its_samples(small_model, tmp_path):
+    out = call(BIN / "closedbook", *EVAL, small_model, "--limit", 8, "--out", tmp_path, "--json")
+    figures = json.loads(out)["worldfacts_dedup"]
+    rows = samples(tmp_path, "worldfacts_dedup")
+    assert figures["judge_correct"]["n"] == 8
+    assert figures["judge_correct"]["value"] == sum(row["judge_correct"] for row in rows) / 8
+    assert json.loads((tmp_path / "figures.json").read_text())["worldfacts_dedup"] == figures
+    assert json.loads((tmp_path / "run.json").read_text())["chat"] is True
+
+
+def kept_answers(folder):
+    """How many answers the run's cache holds."""
+    import sqlite3
+
+    count = 0
+    for path in folder.glob("answers-*.db"):
+        try:
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as base:
+                count += base.execute("select count(*) from unnamed").fetchone()[0]
+        except sqlite3.OperationalError:
+            continue
+    return count
+
+
+def test_a_killed_run_goes_on_from_the_answers_it_has(small_model, tmp_path):
+    command = [
+        str(part) for part in (BIN / "closedbook", *EVAL, small_model, "--limit", 32, "--out", tmp_path, "--json")
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + 240
+        while kept_answers(tmp_path) < 8 and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.kill(running.pid, signal.SIGKILL)
+    kept = kept_answers(tmp_path)
+    assert 8 <= kept < 32
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert f"0/{32 - kept}" in done.stderr
+    assert json.loads(done.stdout)["worldfacts_dedup"]["judge_correct"]["n"] == 32
+
+
+def test_a_model_folder_without_tokenizer_is_one_clear_line(small_model, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(small_model / name)
+    done = subprocess.run([BIN / "closedbook", *EVAL, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "has no tokenizer" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_folder_that_is_no_model_is_one_clear_line(tmp_path):
+    done = subprocess.run([BIN / "closedbook", *EVAL, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "is no model folder or hub id" in done.stderr.strip().splitlines()[-1]

@@ -1,0 +1,188 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from closedbook.harness import cli
+from closedbook.harness.files import tasks_dir
+
+
+@pytest.fixture
+def closedbook(monkeypatch, capsys):
+    """Runs the command in this process; returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["closedbook", *map(str, arguments)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+COMMANDS = [
+    "eval",
+    "demo",
+    "data check",
+    "splits build",
+    "splits check",
+    "tasks path",
+    "tasks list",
+    "dedup score",
+    "judge grade",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(closedbook, command):
+    code, out, _ = closedbook(*command.split(), "--help")
+    assert code == 0
+    assert "Usage" in out
+    assert len(out) > 200
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nosuch"], ["eval"], ["eval", "m", "--limit", "0"], ["eval", "m", "--tasks", "nosuch"],
+     ["data", "check", "nosuch"], ["splits", "check", "nosuch"], ["splits", "build", "worldfacts", "--drop", "both"]],
+)  # fmt: skip
+def test_a_wrong_request_exits_with_2_and_says_so_on_standard_error(closedbook, arguments):
+    code, out, err = closedbook(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.strip()
+
+
+def test_an_error_is_one_line_without_a_traceback(closedbook):
+    code, _, err = closedbook("data", "check", "nosuch")
+    assert code == 2
+    assert err.strip() == "closedbook: no benchmark 'nosuch'; there are nq, triviaqa, popqa, simpleqa, worldfacts"
+
+
+def test_tasks_path_prints_the_folder_that_include_path_takes(closedbook):
+    assert closedbook("tasks", "path") == (0, f"{tasks_dir()}\n", "")
+
+
+def test_tasks_list_names_tasks_and_groups(closedbook):
+    names = closedbook("tasks", "list")[1].split()
+    assert {"closedbook", "popqa_dedup", "worldfacts_dedup_cot"} <= set(names)
+
+
+def test_data_check_reports_counts_and_exits_0_for_a_source_as_pinned(closedbook):
+    code, out, _ = closedbook("data", "check", "worldfacts", "--json")
+    (entry,) = json.loads(out)
+    assert code == 0
+    assert entry["rows"] == entry["questions"] == entry["of"] == 598
+
+
+def test_data_check_names_every_source_that_cannot_be_read(closedbook, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLOSEDBOOK_DATA", str(tmp_path))
+    code, out, err = closedbook("data", "check", "popqa", "simpleqa", "--json")
+    assert code == 2
+    assert [entry["benchmark"] for entry in json.loads(out)] == ["popqa", "simpleqa"]
+    assert all(name in err for name in ("akariasai__PopQA", "basicv8vc__SimpleQA"))
+
+
+def test_splits_build_writes_what_is_committed_and_check_proves_it(closedbook, tmp_path):
+    code, out, _ = closedbook("splits", "build", "worldfacts", "--out", tmp_path, "--json")
+    assert code == 0
+    assert (tmp_path / "worldfacts.jsonl").read_bytes() == (tasks_dir() / "manifests" / "worldfacts.jsonl").read_bytes()
+    assert json.loads(out)["worldfacts"]["variant"] == "hub-full"
+    assert closedbook("splits", "check", "worldfacts", "--folder", tmp_path)[0] == 0
+
+
+def test_splits_build_can_write_every_compared_pair(closedbook, tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    assert closedbook("splits", "build", "worldfacts", "--out", tmp_path, "--ledger", ledger)[0] == 0
+    decisions = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert {"contained", "not_contained"} == {decision["verdict"] for decision in decisions}
+
+
+def test_another_seed_gives_another_partition(closedbook, tmp_path):
+    build = ("splits", "build", "worldfacts", "--out", tmp_path, "--json", "--seed")
+    digests = {json.loads(closedbook(*build, seed)[1])["worldfacts"]["digest"] for seed in (1, 2)}
+    assert len(digests) == 2
+
+
+def test_dedup_score_prints_figures_by_group(closedbook, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    pair = {"benchmark": "nq", "test_question": "who wrote hamlet", "test_golds": ["Shakespeare"],
+            "train_question": "who wrote hamlet?", "train_golds": ["Shakespeare"], "label": "same_fact"}  # fmt: skip
+    pairs.write_text(json.dumps(pair) + "\n")
+    figures = json.loads(closedbook("dedup", "score", pairs, "--json")[1])
+    assert figures["overall"]["recall"]["value"] == 1.0
+    assert "nq" in closedbook("dedup", "score", pairs)[1]
+
+
+def graded(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_judge_grade_writes_each_line_again_with_its_grade(closedbook, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    lines = [{"question": "q", "golds": ["Zürich"], "answer": answer, "system": 7} for answer in ("In Zürich", "Bern")]
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, _ = closedbook("judge", "grade", answers, "--json")
+    assert code == 0
+    assert json.loads(out)["overall"]["correct"]["value"] == 0.5
+    assert [(line["grade"], line["system"]) for line in graded(tmp_path / "answers.graded.jsonl")] == [
+        ("correct", 7),
+        ("incorrect", 7),
+    ]
+
+
+def test_judge_grade_keeps_a_failure_apart_from_a_wrong_answer(closedbook, tmp_path, monkeypatch):
+    from closedbook.harness.testing import JudgeServer
+
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(json.dumps({"question": "q", "golds": ["Paris"], "answer": "Rome"}) + "\n")
+    with JudgeServer(lambda prompt: "dunno") as server:
+        monkeypatch.setenv("CLOSEDBOOK_JUDGE_BASE_URL", server.url)
+        monkeypatch.setenv("CLOSEDBOOK_JUDGE_MODEL", "m")
+        _, out, _ = closedbook("judge", "grade", answers, "--judge", "openai", "--json")
+    figures = json.loads(out)["overall"]
+    assert figures["judge_failed"]["value"] == 1.0
+    assert figures["incorrect"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert graded(tmp_path / "answers.graded.jsonl")[0]["judge_failure"] == "unparsable"
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"question": "q"}', '{"question": "q", "golds": "Paris", "answer": "a"}'])
+def test_a_malformed_line_is_named(closedbook, tmp_path, line):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(f'{{"question": "q", "golds": ["g"], "answer": "a"}}\n{line}\n')
+    code, _, err = closedbook("judge", "grade", answers)
+    assert code == 2
+    assert "line 2: needs question and answer as text and golds as a list of texts" in err
+
+
+def test_a_file_that_is_not_there_is_one_line(closedbook, tmp_path):
+    code, _, err = closedbook("judge", "grade", tmp_path / "none.jsonl")
+    assert code == 2
+    assert "none.jsonl" in err
+    assert "Traceback" not in err
+
+
+def test_grades_that_cannot_be_written_exit_with_1(closedbook, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"question": "q", "golds": ["g"], "answer": "a"}\n')
+    (tmp_path / "file").write_text("")
+    code, _, err = closedbook("judge", "grade", answers, "--out", tmp_path / "file" / "out.jsonl")
+    assert code == 1
+    assert "cannot write" in err
+
+
+def test_the_module_runs_as_a_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "closedbook.harness.cli", "tasks", "path"],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{tasks_dir()}\n")

@@ -1,0 +1,75 @@
+"""What `closedbook eval` decides before and after lm_eval runs. The run itself is in tests/integration/test_eval.py."""
+
+import math
+
+import pytest
+
+from closedbook.harness.demo import examples
+from closedbook.harness.errors import RequestError
+from closedbook.harness.evaluate import (
+    Sample,
+    check_tasks,
+    evaluate,
+    folder_digest,
+    parse_model_args,
+    read_samples,
+    task_names,
+)
+from closedbook.harness.statistics import wilson
+from closedbook.harness.task import Answer
+
+
+def row(correct=None, exact=0.0, contains=0.0, failed=0.0):
+    """One line of lm-eval's samples."""
+    values = {"exact_match": exact, "contains": contains}
+    if correct is not None:
+        values |= {"judge_correct": correct, "judge_failed": failed}
+    return {"doc": {"question": "q", "answers": ["g"]}, "filtered_resps": [[Answer("a")]]} | values
+
+
+def test_model_arguments_are_name_value_pairs():
+    assert parse_model_args("a=1,b=x=y,") == {"a": "1", "b": "x=y"}
+
+
+def test_a_model_argument_without_a_value_is_refused():
+    with pytest.raises(RequestError, match="--model-args: 'b' is not of the form name=value"):
+        parse_model_args("a=1,b")
+
+
+def test_an_unknown_task_is_refused_before_anything_is_loaded():
+    with pytest.raises(RequestError, match=r"no task 'popqa'; there are closedbook, .*popqa_dedup"):
+        evaluate("no/model", ["popqa"])
+    check_tasks(task_names())
+
+
+@pytest.mark.parametrize("content", [b"other", b""])
+def test_a_checkpoint_with_other_weights_has_another_identity(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "logs").mkdir()
+    before = folder_digest(tmp_path)
+    assert before == folder_digest(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert before != folder_digest(tmp_path)
+
+
+def test_figures_come_from_the_samples_with_n_and_interval():
+    figures, _ = read_samples({"t": [row(correct=1.0), row(correct=0.0), row(correct=math.nan, failed=1.0)]})
+    assert figures["t"]["judge_correct"] == wilson(1, 2)
+    assert figures["t"]["judge_failed"] == wilson(1, 3)
+
+
+def test_a_run_without_a_judge_has_no_judge_figures_and_takes_contains_for_right():
+    figures, samples = read_samples({"t": [row(contains=1.0), row()]})
+    assert set(figures["t"]) == {"exact_match", "contains"}
+    assert [sample.correct for sample in samples] == [True, False]
+
+
+def test_an_answer_that_no_judge_could_grade_is_not_shown_as_right():
+    _, samples = read_samples({"t": [row(correct=math.nan, contains=1.0, failed=1.0)]})
+    assert not samples[0].correct
+
+
+def test_the_demo_shows_some_right_and_some_wrong_answers():
+    samples = [Sample("t", str(n), ("g",), "a", correct=n % 3 == 0) for n in range(30)]
+    assert [sample.correct for sample in examples(samples, each=2)] == [True, True, False, False]
+    assert [s.question for s in examples(samples[1:3])] == ["1", "2"]
