@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -25,6 +26,7 @@ from closedbook.harness.errors import ClosedbookError, RequestError
 
 if TYPE_CHECKING:
     from closedbook.harness.evaluate import Evaluation
+    from closedbook.harness.manifests import Manifest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,7 +71,7 @@ def _chosen(names: list[str] | None) -> list[str]:
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column)
     for row in rows:
@@ -120,20 +122,15 @@ def eval_command(
 
 
 def _print_evaluations(evaluations: list[Evaluation]) -> None:
-    titles = {
-        "judge_correct": "correct",
-        "exact_match": "exact match",
-        "contains": "contains gold",
-        "judge_failed": "judge failed",
-    }
+    names = {"judge_correct": "correct", "exact_match": "exact match", "contains": "contains", "judge_failed": "failed"}
     rows = [
-        [task, next(iter(figures.values())).n, *(figures.get(metric, "-") for metric in titles)]
+        [task, next(iter(figures.values())).n, *(figures.get(metric, "-") for metric in names)]
         for evaluation in evaluations
         for task, figures in evaluation.figures.items()
     ]
-    _table("Accuracy with 95 % intervals", ["task", "questions", *titles.values()], rows)
+    _table("In per cent, with 95 % intervals", ["task", "n", *names.values()], rows)
     for evaluation in evaluations:
-        people.print(f"run folder: {evaluation.folder}", highlight=False)
+        people.print(f"run folder: {evaluation.folder}", highlight=False, soft_wrap=True)
 
 
 @app.command("demo")
@@ -232,29 +229,19 @@ def splits_build(
         _print_manifests(built)
 
 
-def _print_manifests(manifests: Mapping[str, Any]) -> None:
-    def wanted(manifest: Any, split: str) -> str:
-        found = manifest.counts.get(split, 0)
-        drawn = found + manifest.counts.get(f"dropped from {split}", 0)
-        short = f" (source has fewer than {manifest.wanted[split]:,})" if drawn < manifest.wanted[split] else ""
-        return f"{found:,}{short}"
-
-    splits = ("train", "validation", "test")
+def _print_manifests(manifests: Mapping[str, Manifest]) -> None:
+    columns = ("train", "validation", "test", "dropped from test", "dropped from validation", "dropped from train")
+    shown = [column for column in columns if any(column in m.counts for m in manifests.values())]
     _table(
-        "Manifests",
-        ["benchmark", "variant", *splits, "dropped"],
-        [
-            [
-                name,
-                manifest.variant,
-                *(wanted(manifest, split) for split in splits),
-                ", ".join(
-                    f"{n:,} {what.removeprefix('dropped ')}" for what, n in manifest.counts.items() if "dropped" in what
-                ),
-            ]
-            for name, manifest in manifests.items()
-        ],
+        "Questions",
+        ["benchmark", "built from", *shown],
+        [[name, m.variant, *(f"{m.counts.get(column, 0):,}" for column in shown)] for name, m in manifests.items()],
     )
+    for name, manifest in manifests.items():
+        for split, wanted in manifest.wanted.items():
+            drawn = manifest.counts.get(split, 0) + manifest.counts.get(f"dropped from {split}", 0)
+            if drawn < wanted:
+                people.print(f"{name}: {wanted:,} {split} questions were wanted, the source has {drawn:,}")
 
 
 @splits_app.command("check")
