@@ -1,5 +1,6 @@
 """Evaluation: questions, splits, deduplication, judge, lm-eval tasks, statistics, and the command line.
 
-Importing this package imports nothing heavy: no torch, no datasets, no lm_eval. Modules that need those import them
-inside the function that does. `closedbook.training` imports this package; this package never imports training.
+Importing this package imports nothing heavy: no torch, no datasets, no lm_eval. Modules import those inside the
+function that needs them; only `task` and `testing`, whose classes derive from lm_eval's, import it at the top.
+`closedbook.training` imports this package; this package never imports training.
 """

@@ -7,13 +7,12 @@ else; what is meant for people goes to standard error. Heavy imports happen insi
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich import box
@@ -22,10 +21,11 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from closedbook.harness.errors import ClosedbookError, RequestError
+from closedbook.harness.errors import ClosedbookError, RequestError, WorkError
 
 if TYPE_CHECKING:
     from closedbook.harness.evaluate import Evaluation
+    from closedbook.harness.judge import JudgeSettings
     from closedbook.harness.manifests import Manifest
 
 app = typer.Typer(
@@ -70,6 +70,14 @@ def _chosen(names: list[str] | None) -> list[str]:
     return [benchmark(name).name for name in names] if names else list(benchmarks())
 
 
+def _judge_settings(**flags: str | None) -> JudgeSettings:
+    """The judge that flags and environment name, rules where they name none."""
+    from closedbook.harness.judge import JudgeSettings, judge_settings
+
+    stated = {name: value for name, value in flags.items() if value}
+    return judge_settings({"judge": stated}) or JudgeSettings(kind="rules")
+
+
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
@@ -105,12 +113,10 @@ def eval_command(
     """
     from closedbook.harness.evaluate import evaluate, parse_model_args
 
-    given = {"CLOSEDBOOK_JUDGE": judge, "CLOSEDBOOK_JUDGE_MODEL": judge_model, "CLOSEDBOOK_JUDGE_BASE_URL": judge_url}
-    os.environ.update({name: value for name, value in given.items() if value})
-    os.environ.setdefault("CLOSEDBOOK_JUDGE", "rules")
     done = evaluate(
         model,
         [task for task in tasks.split(",") if task],
+        judge=_judge_settings(kind=judge, model=judge_model, base_url=judge_url),
         backend=backend,
         model_args=parse_model_args(model_args),
         limit=limit,
@@ -122,13 +128,14 @@ def eval_command(
 
 
 def _print_evaluations(evaluations: list[Evaluation]) -> None:
-    names = {"judge_correct": "correct", "exact_match": "exact match", "contains": "contains", "judge_failed": "failed"}
+    from closedbook.harness.metrics import METRICS
+
     rows = [
-        [task, next(iter(figures.values())).n, *(figures.get(metric, "-") for metric in names)]
+        [task, figures["exact_match"].n, *(figures.get(metric, "-") for metric in METRICS)]
         for evaluation in evaluations
         for task, figures in evaluation.figures.items()
     ]
-    _table("In per cent, with 95 % intervals", ["task", "n", *names.values()], rows)
+    _table("In per cent, with 95 % intervals", ["task", "n", *(metric.title for metric in METRICS.values())], rows)
     for evaluation in evaluations:
         people.print(f"run folder: {evaluation.folder}", highlight=False, soft_wrap=True)
 
@@ -144,7 +151,6 @@ def demo_command(
     """
     from closedbook.harness.demo import examples, run_demo
 
-    os.environ.setdefault("CLOSEDBOOK_JUDGE", "rules")
     done = run_demo(out)
     for evaluation in done:
         rows = [
@@ -158,36 +164,54 @@ def demo_command(
 @data_app.command("check")
 def data_check(names: Names = None, as_json: JsonFlag = False) -> None:
     """Read every source and compare it with what the manifests pin."""
-    from closedbook.harness.manifests import check_source, read_manifest
-    from closedbook.harness.sources import benchmark, mirror_file, read_source
+    from closedbook.harness.manifests import check_sources
 
-    found: list[dict[str, Any]] = []
-    for name in track(_chosen(names), "reading sources", console=people, transient=True):
-        chosen = benchmark(name)
-        for split in dict.fromkeys((chosen.train, chosen.test)):
-            entry: dict[str, Any] = {"benchmark": name, "split": split}
-            try:
-                source = read_source(name, split)
-                where = str(mirror_file(chosen, split) or f"hub: {chosen.repo}")
-                entry |= {"rows": source.rows, "of": chosen.rows[split], "questions": len(source.questions)}
-                entry |= {"merged": source.merged, "unusable": source.unusable, "from": where}
-                check_source(read_manifest(name), source)
-            except ClosedbookError as error:
-                entry["error"] = str(error)
-            found.append(entry)
+    reports = [
+        report
+        for name in track(_chosen(names), "reading", console=people, transient=True)
+        for report in check_sources(name)
+    ]
     if as_json:
-        print_json(found)
+        print_json(reports)
     else:
-        columns = ["benchmark", "split", "rows", "of", "questions", "merged", "unusable"]
         _table(
             "Sources",
-            [*columns, "as pinned"],
-            [[*(entry.get(c, "-") for c in columns), "no" if "error" in entry else "yes"] for entry in found],
+            ["benchmark", "split", "rows", "on the hub", "questions", "merged", "unusable", "as pinned"],
+            [
+                [
+                    r.benchmark,
+                    r.split,
+                    r.rows,
+                    r.full_rows,
+                    r.questions,
+                    r.merged,
+                    r.unusable,
+                    "no" if r.error else "yes",
+                ]
+                for r in reports
+            ],
         )
-    if errors := [entry["error"] for entry in found if "error" in entry]:
-        for line in errors[1:]:
-            people.print(f"closedbook: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+    errors = [report.error for report in reports if report.error]
+    for error in errors[1:]:
+        _complain(error)
+    if errors:
         raise RequestError(errors[0])
+
+
+@data_app.command("list")
+def data_list(as_json: JsonFlag = False) -> None:
+    """Print the benchmarks with their source, licence and citation."""
+    from closedbook.harness.sources import benchmarks
+
+    if as_json:
+        print_json(list(benchmarks().values()))
+    else:
+        for chosen in benchmarks().values():
+            source = chosen.repo or "ships with this package"
+            typer.echo(
+                f"{chosen.name}: {chosen.title}\n  source: {source}\n  licence: {chosen.licence}\n  {chosen.homepage}"
+            )
+            typer.echo("  " + chosen.citation.strip().replace("\n", "\n  ") + "\n")
 
 
 @splits_app.command("build")
@@ -215,7 +239,7 @@ def splits_build(
     with ExitStack() as stack:
         options: dict[str, Any] = {}
         if ledger:
-            lines = stack.enter_context(ledger.open("w", encoding="utf-8"))
+            lines = stack.enter_context(_open_ledger(ledger))
             options["record"] = lambda decision: lines.write(dedup.to_json(decision) + "\n")
         for name in track(_chosen(names), "building manifests", console=people, transient=True):
             built[name] = splits.build(name, drop=drop, seed=seed, **options)  # type: ignore[arg-type]  # checked above
@@ -227,6 +251,13 @@ def splits_build(
         print_json({name: {"digest": m.digest, "variant": m.variant, "counts": m.counts} for name, m in built.items()})
     else:
         _print_manifests(built)
+
+
+def _open_ledger(path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}; choose another file") from error
 
 
 def _print_manifests(manifests: Mapping[str, Manifest]) -> None:
@@ -250,7 +281,7 @@ def splits_check(
     folder: Annotated[Path | None, typer.Option(help="Folder of the manifests.", show_default=False)] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Prove the manifests: one split a question, every id in the source, nothing in test that train states."""
+    """Prove the manifests: every question in one split, every id in the source, nothing in test that train states."""
     from closedbook.harness import splits
 
     checked = {
@@ -313,13 +344,11 @@ def judge_grade(
     as_json: JsonFlag = False,
 ) -> None:
     """Grade answers: each line is written again with its grade, or with the reason why the judge failed."""
-    from closedbook.harness.grading import grade_file
+    from closedbook.harness.judge import make_judge
+    from closedbook.harness.judge.grading import grade_file
 
-    if judge:
-        os.environ["CLOSEDBOOK_JUDGE"] = judge
-    os.environ.setdefault("CLOSEDBOOK_JUDGE", "rules")
     out = out or answers.with_suffix(".graded.jsonl")
-    figures = grade_file(answers, out)
+    figures = grade_file(answers, out, make_judge(_judge_settings(kind=judge)))
     if as_json:
         print_json({"overall": figures})
     else:
@@ -327,13 +356,22 @@ def judge_grade(
         people.print(f"graded lines: {out}", highlight=False)
 
 
+def _complain(message: str) -> None:
+    people.print(f"closedbook: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
 def main() -> None:
     """Entry point: errors that a person can act on become one line and an exit code."""
     try:
         app()
     except ClosedbookError as error:
-        people.print(f"closedbook: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        _complain(str(error))
         raise SystemExit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers", "gguf", "accelerate"):
+            raise
+        _complain(f"{error.name} is not installed; pip install 'closedbook[eval]'")
+        raise SystemExit(RequestError.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Decision:
         return self.verdict is not Verdict.NOT_CONTAINED
 
     def reversed(self) -> Decision:
-        """The same decision, told of the candidate: what is dropped when train gives way."""
+        """The same decision with the roles exchanged, for `drop="train"`."""
         return replace(self, question=self.candidate, candidate=self.question)
 
 

@@ -10,7 +10,6 @@ figure holds for the pairs in the file and is no rate over a corpus.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,15 +19,17 @@ import numpy as np
 
 from closedbook.harness.dedup import Decider, decide_by_rules
 from closedbook.harness.errors import RequestError
+from closedbook.harness.files import read_jsonl
 from closedbook.harness.questions import Question, make_question
 from closedbook.harness.statistics import CONFIDENCE, Estimate, wilson
 
+WANTED = "benchmark, test_question, test_golds, train_question, train_golds and label"
 POSITIVE = "same_fact"
 NEGATIVE = frozenset({"different_fact", "same_string_diff_entity"})
 IGNORED = "unsure"
 LABELS = frozenset({POSITIVE, IGNORED}) | NEGATIVE
 RESAMPLES = 10_000
-SEED = 2605
+BOOTSTRAP_SEED = 2605
 
 
 class Pair(NamedTuple):
@@ -64,7 +65,7 @@ def _f1(counts: Confusion) -> Estimate:
     pairs = sum(counts)
     if not counts.hit + counts.missed:
         return Estimate(None, None, None, pairs)
-    drawn = np.random.default_rng(SEED).multinomial(pairs, np.array(counts) / pairs, RESAMPLES)
+    drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(pairs, np.array(counts) / pairs, RESAMPLES)
     hit, false_alarm, missed, _ = drawn[drawn[:, 0] + drawn[:, 2] > 0].T
     low, high = np.quantile(2 * hit / (2 * hit + false_alarm + missed), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     value = 2 * counts.hit / (2 * counts.hit + counts.false_alarm + counts.missed)
@@ -87,8 +88,7 @@ def _question(row: dict[str, Any], side: str) -> Question:
     return make_question(row["benchmark"], text, golds)
 
 
-def _pair(line: str) -> Pair:
-    row = json.loads(line)
+def _pair(row: Any) -> Pair:
     if not isinstance(row, dict) or not isinstance(row["benchmark"], str):
         raise TypeError("it is not an object with a benchmark's name")
     if row["label"] not in LABELS:
@@ -102,20 +102,7 @@ def read_pairs(path: Path) -> Iterator[Pair]:
     Raises:
         RequestError: The file cannot be read, or a line is no labelled pair; the message names the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read {path} ({error}); name a JSON Lines file of labelled pairs") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line.strip():
-                yield _pair(line)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise RequestError(
-                f"{path}, line {number}: no labelled pair ({reason}); give benchmark, test_question, test_golds, "
-                f"train_question, train_golds and label"
-            ) from error
+    return read_jsonl(path, _pair, WANTED)
 
 
 def score_pairs(path: Path, decider: Decider = decide_by_rules) -> dict[str, dict[str, Estimate]]:

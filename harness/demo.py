@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from closedbook.harness.evaluate import Evaluation, Sample, evaluate
+from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.small_model import small_model_dir
 
 POPQA_QUESTIONS = 200
@@ -24,9 +25,10 @@ def run_demo(out: Path) -> list[Evaluation]:
         WorkError: The small model cannot be prepared, or the evaluation failed.
     """
     model = str(small_model_dir())
-    done = [evaluate(model, ["worldfacts_dedup"], out=out / "worldfacts")]
+    judge = JudgeSettings(kind="rules")
+    done = [evaluate(model, ["worldfacts_dedup"], judge=judge, out=out / "worldfacts")]
     if os.environ.get("CLOSEDBOOK_DATA"):
-        done.append(evaluate(model, ["popqa_dedup"], limit=POPQA_QUESTIONS, out=out / "popqa"))
+        done.append(evaluate(model, ["popqa_dedup"], judge=judge, limit=POPQA_QUESTIONS, out=out / "popqa"))
     return done
 
 

@@ -34,3 +34,8 @@ class ManifestError(RequestError):
 
 class WorkError(ClosedbookError):
     """The work itself failed: a full disk, an unreachable server, a model that cannot be loaded."""
+
+
+def one_line(error: BaseException, longest: int = 300) -> str:
+    """What an error says, on one line, with its type where it says nothing else."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:longest]

@@ -1,9 +1,9 @@
 """`closedbook eval`: a front to lm_eval with this project's defaults, and a run folder that a rerun goes on from.
 
 What it adds to plain `lm_eval`: it looks at our tasks only (lm-eval's own take 15 s to index), applies the chat
-template when the model has one, judges by rules unless told otherwise, reports Wilson intervals, and keeps generated
-answers in a cache that is keyed by the checkpoint's content. lm-eval's own `--use_cache` is not: pointed at one file,
-it serves one model's answers as another's.
+template when the model has one, reports Wilson intervals, and keeps generated answers in a cache that is keyed by the
+checkpoint's content. lm-eval's `--use_cache` has no model in its key: pointed at one file, it serves one model's
+answers as another's.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, one_line
 from closedbook.harness.files import tasks_dir, write_text
-from closedbook.harness.statistics import Estimate, proportion
+from closedbook.harness.judge import JudgeSettings, make_judge
+from closedbook.harness.metrics import METRICS
+from closedbook.harness.provenance import installed_versions
+from closedbook.harness.statistics import Estimate, mean_over_tasks, proportion
 
 LOCAL_BACKENDS = ("hf", "vllm")
-METRICS = ("judge_correct", "exact_match", "contains", "judge_failed")
+SECRETS = ("key", "token", "password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a run found: figures by task and metric, the answers, and where everything was written."""
+    """What a run found: figures by task or group and metric, the answers, and where everything was written."""
 
     figures: Mapping[str, Mapping[str, Estimate]]
     samples: tuple[Sample, ...]
@@ -62,84 +65,136 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_local_model(model: str) -> tuple[str, bool]:
+def _check_local_model(model: str, given: Mapping[str, Any]) -> tuple[str, bool]:
     """The identity of a checkpoint, and whether it has a chat template.
 
     Raises:
         RequestError: It is no model, or has no tokenizer.
     """
     from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    folder = Path(model)
+    loading = {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, **loading)
     except (OSError, ValueError, KeyError) as error:
-        raise RequestError(f"{model} is no model folder or hub id that can be read: {_first_line(error)}") from error
+        raise RequestError(f"{model} is no model folder or hub id that can be read: {one_line(error)}") from error
+    named = given.get("tokenizer", model)
+    advice = "save one there with tokenizer.save_pretrained, or name one with --model-args tokenizer=..."
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(named, **loading)
     except Exception as error:  # each tokenizer class fails in its own way when its files are missing
-        raise RequestError(
-            f"{model} has no tokenizer that can be read ({_first_line(error)}); save one there with "
-            "tokenizer.save_pretrained, or name it with --model-args tokenizer=..."
-        ) from error
+        raise RequestError(f"{named} has no tokenizer that can be read ({one_line(error)}); {advice}") from error
     if not len(tokenizer):
-        raise RequestError(f"{model} has no tokenizer; save one there with tokenizer.save_pretrained")
+        raise RequestError(f"{named} has no tokenizer; {advice}")
     commit = getattr(config, "_commit_hash", None)
-    identity = folder_digest(folder) if folder.is_dir() else f"{model}@{commit or 'unknown'}"
+    parts = [model, *(str(given[name]) for name in ("tokenizer", "peft") if name in given)]
+    identity = "+".join(folder_digest(Path(part)) if Path(part).is_dir() else f"{part}@{commit}" for part in parts)
     return identity, bool(getattr(tokenizer, "chat_template", None))
 
 
 def _default_device() -> str:
-    """The device that lm-eval does not find by itself: its default is CUDA, there or not."""
+    """lm-eval's default is CUDA even where there is none."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def parse_model_args(text: str) -> dict[str, str]:
-    """`a=1,b=2` as a mapping.
+def parse_model_args(text: str) -> dict[str, Any]:
+    """`a=1,b=2` as a mapping, values typed as lm-eval types them.
 
     Raises:
-        RequestError: A part has no "=".
+        RequestError: A part has no "=", or names the model again.
     """
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    if wrong := next((key for key, equals, _ in pairs if not equals), None):
+    from lm_eval.utils import simple_parse_args_string
+
+    if wrong := next((part for part in text.split(",") if part and "=" not in part), None):
         raise RequestError(f"--model-args: {wrong!r} is not of the form name=value")
-    return {key: value for key, _, value in pairs}
+    given: dict[str, Any] = simple_parse_args_string(text)
+    if "pretrained" in given:
+        raise RequestError("--model-args: pretrained is MODEL, the first argument; name the model there")
+    return given
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
     """Refuse unknown tasks before anything is loaded.
 
     Raises:
-        RequestError: There is no such task.
+        RequestError: There is no such task, or none is named.
     """
     known = task_names()
-    if unknown := [task for task in tasks if task not in known]:
-        raise RequestError(f"no task {unknown[0]!r}; there are {', '.join(known)}")
+    wrong = next((task for task in tasks if task not in known), None)
+    if wrong is not None or not tasks:
+        asked = f"no task {wrong!r}" if tasks else "no task is named"
+        raise RequestError(f"{asked}; there are {', '.join(known)}")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval's notices off and its prints on standard error, so that standard output is ours."""
+    """lm-eval's and transformers' notices off, their prints on standard error: standard output is ours."""
+    from transformers.utils import logging as transformers_logging
+
+    log = logging.getLogger("lm_eval")
+    before, transformers_before = log.level, transformers_logging.get_verbosity()
+    log.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        log.setLevel(before)
+        transformers_logging.set_verbosity(transformers_before)
 
 
-def _describe(model: str, backend: str, given: Mapping[str, str]) -> tuple[str, bool, dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """An evaluation, described in full."""
+
+    model: str
+    identity: str
+    backend: str
+    arguments: Mapping[str, Any]
+    chat: bool
+    tasks: Sequence[str]
+    limit: int | None
+    judge: JudgeSettings | None
+
+    @property
+    def digest(self) -> str:
+        """Of all that the figures depend on."""
+        judge = dict(make_judge(self.judge).identity) if self.judge else None
+        parts = [self.answers_digest, sorted(self.tasks), self.limit, judge]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    @property
+    def answers_digest(self) -> str:
+        """Of all that a generated answer depends on, besides its prompt."""
+        parts = [self.identity, self.backend, sorted(self.arguments.items()), self.chat, installed_versions()]
+        return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]
+
+    def described(self) -> dict[str, Any]:
+        """For people and scripts to read, without secrets."""
+        shown = {k: "***" if any(s in k.lower() for s in SECRETS) else v for k, v in self.arguments.items()}
+        judge = dict(make_judge(self.judge).identity) if self.judge else None
+        return {
+            "model": self.model,
+            "identity": self.identity,
+            "backend": self.backend,
+            "arguments": shown,
+            "chat": self.chat,
+            "tasks": list(self.tasks),
+            "limit": self.limit,
+            "judge": judge,
+            "versions": installed_versions(),
+        }
+
+
+def _describe(model: str, backend: str, given: Mapping[str, Any]) -> tuple[str, bool, dict[str, Any]]:
     """Identity of the checkpoint, whether it has a chat template, and the backend's arguments."""
     if backend not in LOCAL_BACKENDS:
         return f"{model}@{given.get('base_url', '')}", "chat" in backend, {"model": model} | dict(given)
     with _quiet():
-        identity, has_template = _check_local_model(model)
+        identity, has_template = _check_local_model(model, given)
     defaults = {"pretrained": model, "dtype": "bfloat16"}
     if backend == "hf":
         defaults["device"] = _default_device()
@@ -150,8 +205,9 @@ def evaluate(
     model: str,
     tasks: Sequence[str],
     *,
+    judge: JudgeSettings | None = None,
     backend: str = "hf",
-    model_args: Mapping[str, str] | None = None,
+    model_args: Mapping[str, Any] | None = None,
     limit: int | None = None,
     batch_size: str | None = None,
     chat: bool | None = None,
@@ -162,78 +218,83 @@ def evaluate(
     Args:
         model: Model folder or hub id; for an API backend the model's name on the server.
         tasks: Names of our tasks or groups.
+        judge: Settings of the judge; without one only exact_match and contains are reported.
         backend: lm-eval's name of the backend.
         model_args: Further arguments of the backend.
-        limit: Questions a task, all unless given.
+        limit: Questions per task, all unless given.
         batch_size: Batch size as lm-eval takes it; by default "auto", and 32 where that would try for hours (a CPU).
         chat: Apply the chat template; by default when the model has one, or the backend speaks chat.
-        out: Run folder; by default one under runs/ that is named after the checkpoint.
+        out: Run folder; by default one under runs/ that is named after model, tasks and judge.
 
     Raises:
         RequestError: No such task, no such model, a model without tokenizer, or a judge that is wrongly set up.
-        WorkError: The run failed; answers generated so far are kept, and the same call goes on from there.
+        WorkError: The run failed or was interrupted. With the hf and API backends the same call goes on from the
+            answers it has; vLLM keeps only those of a task that was finished.
     """
     check_tasks(tasks)
     identity, has_template, arguments = _describe(model, backend, model_args or {})
-    batch_size = batch_size or ("32" if arguments.get("device") == "cpu" else "auto")
     chat = has_template if chat is None else chat
-    digest = hashlib.sha256(json.dumps([identity, backend, arguments, chat]).encode()).hexdigest()[:12]
-    folder = out or Path("runs") / f"eval-{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(model).name)}-{digest}"
-    described = {"model": model, "identity": identity, "backend": backend, "arguments": arguments}
-    _write_run(folder, described | {"chat": chat, "tasks": list(tasks), "limit": limit})
-    with _quiet():
-        results = _lm_eval(backend, arguments, tasks, limit, batch_size, chat, folder, folder / f"answers-{digest}")
-    figures, samples = read_samples(results["samples"])
+    run = _Run(model, identity, backend, arguments, chat, tasks, limit, judge)
+    folder = out or Path("runs") / f"eval-{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(model).name)}-{run.digest}"
+    write_text(folder / "run.json", json.dumps(run.described(), indent=2, default=str) + "\n")
+    batch_size = batch_size or ("32" if arguments.get("device") == "cpu" else "auto")
+    try:
+        with _quiet():
+            results, samples = _lm_eval(run, batch_size, folder)
+    except KeyboardInterrupt:
+        raise WorkError(f"interrupted; the same command goes on from the answers kept in {folder}") from None
+    except ClosedbookError:
+        raise
+    except Exception as error:  # whatever lm-eval, a backend or the disk says, it ends this run and nothing else
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise WorkError(f"the run failed ({said}); answers so far are kept in {folder}") from error
+    figures, answers = read_samples(samples)
+    figures |= {
+        group: _group_figures([figures[task] for task in members if task in figures])
+        for group, members in results.get("group_subtasks", {}).items()
+        if members
+    }
     written = {task: {name: asdict(value) for name, value in entry.items()} for task, entry in figures.items()}
     write_text(folder / "figures.json", json.dumps(written, indent=2) + "\n")
-    return Evaluation(figures, samples, folder)
+    return Evaluation(figures, answers, folder)
 
 
-def _write_run(folder: Path, configuration: Mapping[str, Any]) -> None:
-    from closedbook.harness.task import installed_versions
-
-    described = dict(configuration) | {"versions": installed_versions()}
-    write_text(folder / "run.json", json.dumps(described, indent=2) + "\n")
-
-
-def _lm_eval(
-    backend: str,
-    arguments: Mapping[str, Any],
-    tasks: Sequence[str],
-    limit: int | None,
-    batch_size: str,
-    chat: bool,
-    folder: Path,
-    cache: Path,
-) -> dict[str, Any]:
-    """Run lm_eval on our tasks; its results and samples are saved in its own format."""
+def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run lm_eval on our tasks; its results and samples are saved in its own format and returned."""
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=dict(arguments))
+    public = {name: value for name, value in run.arguments.items() if not any(s in name.lower() for s in SECRETS)}
+    judge = {"judge": run.judge.model_dump()} if run.judge else {}
+    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=public | judge)
     tracker = EvaluationTracker(output_path=str(folder))
-    try:
-        results = simple_evaluate(
-            model=backend,
-            model_args=dict(arguments),
-            tasks=list(tasks),
-            batch_size=batch_size,
-            limit=limit,
-            use_cache=str(cache),
-            apply_chat_template=chat,
-            task_manager=manager,
-            evaluation_tracker=tracker,
-            log_samples=True,
-            confirm_run_unsafe_code=False,
-        )
-    except KeyboardInterrupt:
-        raise WorkError(f"interrupted; the same command goes on from the answers kept in {folder}") from None
+    results = simple_evaluate(
+        model=run.backend,
+        model_args=dict(run.arguments),
+        tasks=list(run.tasks),
+        batch_size=batch_size,
+        limit=run.limit,
+        use_cache=str(folder / f"answers-{run.answers_digest}"),
+        apply_chat_template=run.chat,
+        task_manager=manager,
+        evaluation_tracker=tracker,
+        log_samples=True,
+        bootstrap_iters=1000,  # lm-eval's own errors; ours are Wilson's
+    )
+    if results is None:  # rank 0 gathers, saves and reports
+        raise SystemExit(0)
     samples = results.pop("samples")
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, rows in samples.items():
         tracker.save_results_samples(task_name=task, samples=[dict(row) for row in rows])
-    return {**results, "samples": samples}
+    return dict(results), samples
+
+
+def _group_figures(members: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    """The mean over tasks of each metric that all of them have."""
+    shared = [name for name in METRICS if members and all(name in member for member in members)]
+    return {name: mean_over_tasks([member[name] for member in members]) for name in shared}
 
 
 def read_samples(
@@ -242,20 +303,19 @@ def read_samples(
     """Figures by task and metric, and the answers, from lm-eval's samples."""
     figures = {
         task: {
-            metric: proportion(float(row[metric]) for row in rows)
-            for metric in METRICS
-            if rows and all(metric in row for row in rows)
+            name: proportion(float(row[name]) for row in rows)
+            for name in METRICS
+            if rows and all(name in row for row in rows)
         }
         for task, rows in samples.items()
     }
-    headline = "judge_correct"
     answers = tuple(
         Sample(
             task=task,
             question=row["doc"]["question"],
             golds=tuple(row["doc"]["answers"]),
             answer=str(row["filtered_resps"][0][0].text),
-            correct=row.get(headline, row["contains"]) == 1,
+            correct=row.get("judge_correct", row["contains"]) == 1,
         )
         for task, rows in samples.items()
         for row in rows

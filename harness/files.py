@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import get_ident
+from typing import Any, TypeVar
 
 import platformdirs
 
-from closedbook.harness.errors import WorkError
+from closedbook.harness.errors import RequestError, WorkError, one_line
+
+T = TypeVar("T")
 
 
 def tasks_dir() -> Path:
@@ -28,6 +33,27 @@ def tasks_dir() -> Path:
 def cache_dir() -> Path:
     """CLOSEDBOOK_CACHE, or the user's cache folder: things that can be made again, such as the demo's model."""
     return Path(os.environ.get("CLOSEDBOOK_CACHE") or platformdirs.user_cache_dir("closedbook"))
+
+
+def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T]:
+    """What `parse` makes of each line of a JSON Lines file; empty lines are skipped.
+
+    Lines end at a newline only: other characters that Unicode calls line ends may stand inside a JSON text.
+
+    Raises:
+        RequestError: The file cannot be read, or `parse` refuses a line (KeyError, TypeError or ValueError).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}: {one_line(error)}; name a JSON Lines file with {wanted}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                yield parse(json.loads(line))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise RequestError(f"{path}, line {number}: {reason}; give {wanted}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,15 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from closedbook.harness.errors import ManifestError, RequestError, SourceError
 from closedbook.harness.files import tasks_dir, write_text
 from closedbook.harness.questions import Question, by_id, ids_digest
-from closedbook.harness.sources import Source, benchmark, benchmarks, read_source
+from closedbook.harness.sources import Source, benchmark, mirror_file, read_source
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -221,6 +221,40 @@ def load_questions(name: str, split: str, folder: Path | None = None) -> list[Qu
     return [questions[i] for i in manifest.ids(split)]
 
 
-def known_manifests(folder: Path | None = None) -> Iterable[Manifest]:
-    """The manifests of all benchmarks, in their order."""
-    return (read_manifest(name, folder) for name in benchmarks())
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What was found of one split of a source; `error` says why it cannot be used, None where it can."""
+
+    benchmark: str
+    split: str
+    where: str
+    full_rows: int
+    rows: int | None = None
+    questions: int | None = None
+    merged: int | None = None
+    unusable: int | None = None
+    error: str | None = None
+
+
+def check_sources(name: str) -> Iterator[SourceReport]:
+    """Reads each split of a benchmark's source and compares it with what the manifest pins; errors are reported.
+
+    Raises:
+        RequestError: No such benchmark.
+    """
+    chosen = benchmark(name)
+    for split in dict.fromkeys((chosen.train, chosen.test)):
+        report = SourceReport(name, split, str(mirror_file(chosen, split) or chosen.repo), chosen.rows[split])
+        try:
+            source = read_source(name, split)
+            report = replace(
+                report,
+                rows=source.rows,
+                questions=len(source.questions),
+                merged=source.merged,
+                unusable=source.unusable,
+            )
+            check_source(read_manifest(name), source)
+        except RequestError as error:
+            report = replace(report, error=str(error))
+        yield report

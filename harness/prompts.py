@@ -62,9 +62,9 @@ def final_answer(response: str) -> str:
     Without the marker the last line that is not empty counts, since models forget the marker more often than the
     answer. Markdown emphasis around the answer is taken off.
     """
-    marked = [match["answer"] for match in FINAL_ANSWER.finditer(response)]
-    if marked and (answer := marked[-1].strip(" *_`")):
-        return answer
+    marked = [answer for match in FINAL_ANSWER.finditer(response) if (answer := match["answer"].strip(" *_`"))]
+    if marked:
+        return marked[-1]
     lines = [line.strip(" *_`") for line in response.splitlines()]
     return next((line for line in reversed(lines) if line and not FINAL_ANSWER.match(line)), "")
 

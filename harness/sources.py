@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from closedbook.harness.errors import RequestError, SourceError
+from closedbook.harness.errors import RequestError, SourceError, one_line
 from closedbook.harness.files import tasks_dir
 from closedbook.harness.questions import Question, make_question, merge, question_key
 
@@ -156,17 +156,17 @@ def read_rows(chosen: Benchmark, split: str) -> Dataset:
     try:
         rows = datasets.load_dataset(**arguments, split=split)
     except Exception as error:  # the loader raises many unrelated types for one cause: the source cannot be read
-        raise SourceError(f"{chosen.name}: cannot read {where}, split {split}: {_one_line(error)}; {advice}") from error
+        raise SourceError(f"{chosen.name}: cannot read {where}, split {split}: {_reason(error)}; {advice}") from error
     if missing := chosen.columns - set(rows.column_names):
         wanted, found = ", ".join(sorted(missing)), ", ".join(rows.column_names)
         raise SourceError(f"{chosen.name}: {where} has no column {wanted}, only {found}; use the data set as published")
     return rows.select_columns(sorted(chosen.columns))
 
 
-def _one_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if type(error).__name__ == "DatasetGenerationError":  # says nothing but that there is a cause
         error = error.__cause__ or error
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _field(row: Mapping[str, Any], column: str) -> Any:
@@ -217,7 +217,7 @@ def source_from_rows(chosen: Benchmark, split: str, rows: Iterable[Mapping[str, 
             asked.append(question_from_row(chosen, row))
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(
-                f"{chosen.name}, split {split}, row {number}: {_one_line(error)}; use the data set as published"
+                f"{chosen.name}, split {split}, row {number}: {_reason(error)}; use the data set as published"
             ) from error
     usable = [question for question in asked if question is not None]
     return Source(chosen.name, split, len(asked), len(asked) - len(usable), tuple(merge(usable)))

@@ -90,17 +90,20 @@ def deduplicate(
 
     Args:
         splits: The drawn splits.
-        drop: The side that loses a contained test question's pair.
+        drop: Which question of a contained pair goes.
         decider: Decides each candidate pair.
-        record: Called with every decision, for a ledger.
+        record: Called once with the decision on every pair, for a ledger.
     """
 
     def decide(queries: list[Question], pool: list[Question]) -> list[Decision]:
         decisions = list(dedup.ledger(queries, pool, decider))
         for decision in decisions:
-            record(decision)
+            if (pair := (decision.question, decision.candidate)) not in recorded:  # drop="train" looks more than once
+                recorded.add(pair)
+                record(decision)
         return decisions
 
+    recorded: set[tuple[str, str]] = set()
     train, test = splits.train, splits.test
     dropped: list[tuple[str, Decision]] = []
     if drop == "test":

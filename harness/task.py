@@ -11,35 +11,21 @@ configured. A JudgeFailure becomes NaN in `judge_correct`, which `nanmean` leave
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 from lm_eval.api.filter import Filter
-from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_filter, register_metric
 from lm_eval.api.task import ConfigurableTask
 
-from closedbook.harness.judge import (
-    HOW_TO,
-    Grade,
-    JudgeFailure,
-    Judgement,
-    Triple,
-    contains,
-    exact_match,
-    judge_settings,
-    make_judge,
-)
+from closedbook.harness.judge import NO_JUDGE_HINT, Judge, Judgement, Triple, judge_settings, make_judge
 from closedbook.harness.manifests import load_questions, read_manifest
+from closedbook.harness.metrics import METRICS, Answer, metrics
 from closedbook.harness.prompts import Style, extract_answer, question_prompt, template_digest
+from closedbook.harness.provenance import installed_versions
 
 log = logging.getLogger(__name__)
-
-PACKAGES = ("closedbook", "lm_eval", "datasets", "transformers", "torch", "vllm")
 
 
 class _AnswerFilter(Filter):
@@ -48,7 +34,7 @@ class _AnswerFilter(Filter):
     style: ClassVar[Style]
 
     def apply(self, resps: Iterable[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-        """Answers in the shape of the responses: one list a document, one answer a repeat."""
+        """Answers in the shape of the responses: a list per document, an answer per repeat."""
         return [[extract_answer(response, self.style) for response in repeats] for repeats in resps]
 
 
@@ -66,69 +52,18 @@ class CotFilter(_AnswerFilter):
     style = "cot"
 
 
-def _registered(name: str, higher_is_better: bool, aggregation: str) -> None:
-    """Make a metric's name known, so that lm-eval does not look for it on the hub; values come from the task."""
+def _register_metrics() -> None:
+    """Make our metrics' names known, so that lm-eval does not look for them on the hub; it never calls the function."""
 
     def value(items: Sequence[float]) -> float:
         return items[0]
 
-    register_metric(metric=name, higher_is_better=higher_is_better, aggregation=aggregation)(value)
+    for name, metric in METRICS.items():
+        if name != "exact_match":  # lm-eval has one of that name
+            register_metric(metric=name, higher_is_better=metric.higher_is_better, aggregation="mean")(value)
 
 
-_registered("contains", True, "mean")
-_registered("judge_correct", True, "nanmean")
-_registered("not_attempted", False, "nanmean")
-_registered("judge_failed", False, "mean")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer of the model, and what the judge said of it, if there was one."""
-
-    text: str
-    judgement: Judgement | None = None
-
-    def __str__(self) -> str:
-        """As written to the samples' log: the answer, and the judgement in brackets."""
-        match self.judgement:
-            case None:
-                return self.text
-            case JudgeFailure(reason, detail):
-                return f"{self.text} [judge failed: {reason}: {detail}]"
-            case grade:
-                return f"{self.text} [{grade}]"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
-def metrics(answers: Sequence[Answer], golds: Sequence[str]) -> dict[str, float]:
-    """Values of one document's metrics: means over its repeats, judge metrics only where a judge has spoken.
-
-    `judge_correct` is NaN when the judge failed on every repeat.
-    """
-    values = {
-        "exact_match": _mean([float(exact_match(answer.text, golds)) for answer in answers]),
-        "contains": _mean([float(contains(answer.text, golds)) for answer in answers]),
-    }
-    judgements = [answer.judgement for answer in answers if answer.judgement is not None]
-    if judgements:
-        grades = [judgement for judgement in judgements if isinstance(judgement, Grade)]
-        values["judge_correct"] = _mean([float(grade is Grade.CORRECT) for grade in grades])
-        values["judge_failed"] = 1 - len(grades) / len(judgements)
-    return values
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that a number can depend on, as far as they are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+_register_metrics()
 
 
 @cache
@@ -140,29 +75,37 @@ class ClosedbookTask(ConfigurableTask):
     """A deduplicated benchmark as an lm-eval task.
 
     The YAML names the benchmark under `dataset_kwargs` and the prompt's style under `metadata`.
+
+    Raises:
+        RequestError: A judge that is wrongly set up.
+        ManifestError, SourceError: The test questions cannot be had as the manifest pins them.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         settings = {key: value for key, value in config.items() if key != "class"}
         metadata = dict(settings.get("metadata") or {})
         self.benchmark: str = settings["dataset_kwargs"]["benchmark"]
-        self.style: Style = metadata.get("style", "direct")
-        self.judge_settings = judge_settings(metadata)
+        self.style: Style = metadata["style"]
+        judging = judge_settings(metadata)
+        self.judge: Judge | None = make_judge(judging) if judging else None
+        if self.judge is None:
+            _say_once(NO_JUDGE_HINT)
+        settings["filter_list"] = [{"name": "none", "filter": [{"function": f"closedbook_{self.style}"}]}]
         settings["metric_list"] = self._metric_list()
         settings["metadata"] = metadata | {"closedbook": self._provenance()}
-        if self.judge_settings is None:
-            _say_once(HOW_TO)
         super().__init__(config=settings)
 
     def _metric_list(self) -> list[dict[str, Any]]:
-        aggregations = {"exact_match": "mean", "contains": "mean"}
-        if self.judge_settings is not None:
-            # the bootstrap behind nanmean's error takes minutes on large tasks: only where values can be missing
-            can_fail = self.judge_settings.kind != "rules"
-            aggregations |= {"judge_correct": "nanmean" if can_fail else "mean", "judge_failed": "mean"}
+        # the bootstrap behind nanmean's error takes minutes on large tasks: only where values can be missing
+        can_fail = self.judge is not None and self.judge.can_fail
         return [
-            {"metric": name, "aggregation": how, "higher_is_better": name != "judge_failed"}
-            for name, how in aggregations.items()
+            {
+                "metric": name,
+                "aggregation": "nanmean" if can_fail and metric.can_be_unknown else "mean",
+                "higher_is_better": metric.higher_is_better,
+            }
+            for name, metric in METRICS.items()
+            if self.judge is not None or not metric.judged
         ]
 
     def _provenance(self) -> dict[str, Any]:
@@ -173,20 +116,14 @@ class ClosedbookTask(ConfigurableTask):
             "variant": manifest.variant,
             "split": "test",
             "prompt": f"{self.style}-{template_digest(self.style)}",
-            "judge": None if self.judge_settings is None else dict(self._judge_identity()),
+            "judge": dict(self.judge.identity) if self.judge else None,
             "versions": installed_versions(),
         }
 
-    def _judge_identity(self) -> Mapping[str, str]:
-        from closedbook.harness.judge import LLMJudge, RulesJudge
-
-        assert self.judge_settings is not None
-        return RulesJudge.identity if self.judge_settings.kind == "rules" else LLMJudge(self.judge_settings).identity
-
     @property
-    def _judges(self) -> bool:
-        """Whether this run judges: a judge is configured, and `--predict_only` has not replaced the metrics."""
-        return self.judge_settings is not None and "bypass" not in self._metric_fn_list
+    def _predicts_only(self) -> bool:
+        """Whether `--predict_only` has replaced the metrics."""
+        return "bypass" in self._metric_fn_list
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Load the test questions; called by lm-eval."""
@@ -210,38 +147,28 @@ class ClosedbookTask(ConfigurableTask):
 
     def build_all_requests(self, **options: Any) -> None:
         """Build the requests, having made sure that the judge can work: better now than after the model has run."""
-        if self._judges:
-            assert self.judge_settings is not None
-            make_judge(self.judge_settings)
+        if self.judge and not self._predicts_only:
+            self.judge.preflight()
         super().build_all_requests(**options)
 
     def apply_filters(self) -> None:
         """Take the answers out of the responses, then judge all of them in one batch."""
         super().apply_filters()
-        for name in {name for instance in self._instances for name in instance.filtered_resps}:
-            self._judge_all(name)
-
-    def _judge_all(self, filter_name: str) -> None:
-        instances: list[Instance] = self._instances
-        texts = [instance.filtered_resps[filter_name] for instance in instances]
-        judgements: Iterable[Judgement | None] = (None for repeats in texts for _ in repeats)
-        if self._judges:
-            assert self.judge_settings is not None
-            judgements = iter(
-                make_judge(self.judge_settings).grade(
-                    [
-                        Triple(instance.doc["question"], tuple(instance.doc["answers"]), text)
-                        for instance, repeats in zip(instances, texts, strict=True)
-                        for text in repeats
-                    ]
-                )
-            )
-        judged = iter(judgements)
-        for instance, repeats in zip(instances, texts, strict=True):
-            instance.filtered_resps[filter_name] = [Answer(text, next(judged)) for text in repeats]
+        answers = [instance.filtered_resps["none"] for instance in self._instances]
+        triples = [
+            Triple(instance.doc["question"], tuple(instance.doc["answers"]), text)
+            for instance, repeats in zip(self._instances, answers, strict=True)
+            for text in repeats
+        ]
+        judged: Sequence[Judgement | None] = [None] * len(triples)
+        if self.judge and not self._predicts_only:
+            judged = self.judge.grade(triples)
+        judgements = iter(judged)
+        for instance, repeats in zip(self._instances, answers, strict=True):
+            instance.filtered_resps["none"] = [Answer(text, next(judgements)) for text in repeats]
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Sequence[Answer]]) -> dict[str, Any]:
         """Metrics of one document, from judgements already made."""
-        if "bypass" in self._metric_fn_list:
+        if self._predicts_only:
             return {"bypass": results}
         return metrics(results[0], doc["answers"])

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from closedbook.harness.judge.llm import LLMJudge
 from closedbook.harness.judge.rules import RulesJudge, contains, exact_match
-from closedbook.harness.judge.settings import HOW_TO, JudgeSettings, judge_settings, make_judge
+from closedbook.harness.judge.settings import NO_JUDGE_HINT, JudgeSettings, judge_settings
 from closedbook.harness.judge.verdicts import Grade, Judge, JudgeFailure, Judgement, Triple
 
 __all__ = [
-    "HOW_TO",
+    "NO_JUDGE_HINT",
     "Grade",
     "Judge",
     "JudgeFailure",
@@ -26,3 +26,8 @@ __all__ = [
     "judge_settings",
     "make_judge",
 ]
+
+
+def make_judge(settings: JudgeSettings) -> Judge:
+    """The judge of these settings; call its `preflight` before relying on it."""
+    return RulesJudge() if settings.kind == "rules" else LLMJudge(settings)

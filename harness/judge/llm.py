@@ -1,39 +1,47 @@
 """An LLM as judge, behind any server that speaks OpenAI's chat protocol.
 
 Identical triples are sent once. All calls of a batch run concurrently, under one limit. What goes wrong with one triple
-becomes a JudgeFailure for that triple; only a judge that cannot work at all (no key, no server, no such model) raises,
-and it does so in `preflight`, before any answer has been generated.
+becomes a JudgeFailure for that triple. Only `preflight` raises: it grades a known answer for real, before the model
+runs, so that a missing key, a wrong model or a judge that talks instead of grading is found out in time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.errors import RequestError, WorkError, one_line
 from closedbook.harness.judge.rules import VERSION, sure_grade
+from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.judge.verdicts import Grade, JudgeFailure, Judgement, Triple
 from closedbook.harness.prompts import fill, template, template_digest
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-    from closedbook.harness.judge.settings import JudgeSettings
-
 T = TypeVar("T")
 
 PROMPT = "binary"
+KNOWN = Triple("What is the capital of France?", ("Paris",), "It is Paris")
+
 _LABELS = {"1.0": Grade.CORRECT, "0.0": Grade.INCORRECT}
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_TAG = re.compile(r"<(?=\s*/?\s*(?:question|gold_answers|answer)\b)", re.IGNORECASE)
+
+
+def inert(text: str) -> str:
+    """Text in which the prompt's own tags are broken, so that data cannot close its block and open another."""
+    return _TAG.sub("‹", text)  # noqa: RUF001 a look-alike is what people should see
 
 
 def build_messages(triple: Triple) -> list[dict[str, str]]:
     """The judge's prompt for one triple; question, golds and answer are inserted as data, in one pass."""
-    golds = "\n".join(f"- {gold}" for gold in triple.golds)
-    content = fill(template(PROMPT), question=triple.question, golds=golds, answer=triple.answer)
+    golds = "\n".join(f"- {inert(gold)}" for gold in triple.golds)
+    content = fill(template(PROMPT), question=inert(triple.question), golds=golds, answer=inert(triple.answer))
     return [{"role": "user", "content": content}]
 
 
@@ -44,7 +52,7 @@ def parse(reply: str) -> Judgement:
 
 
 class LLMJudge:
-    """Rules first, then an LLM for what they leave open."""
+    """Rules for what is beyond doubt, an LLM for the rest."""
 
     can_fail = True
 
@@ -62,34 +70,52 @@ class LLMJudge:
             "rules": VERSION,
         }
 
+    @property
+    def concurrency(self) -> int:
+        """This process's share of the calls under way, where several ranks judge at once."""
+        return max(1, self.settings.concurrency // max(1, int(os.environ.get("WORLD_SIZE", "1"))))
+
     def preflight(self) -> None:
-        """Grade one known answer for real, so that a judge that cannot work is found out before the model runs.
+        """Grade one known answer for real.
 
         Raises:
-            WorkError: The server cannot be reached or does not answer in time.
-            RequestError: The server refuses the key, the model or the request.
+            RequestError: The server refuses the key, the model or the request, or does not reply as a judge.
+            WorkError: The server cannot be reached, or is not able to answer now.
         """
-        _run(self._preflight())
+        judgement = _run(self._preflight())
+        if isinstance(judgement, JudgeFailure):
+            raise RequestError(f"{self._where}: {judgement.detail}; choose a model that follows the prompt")
 
-    async def _preflight(self) -> None:
+    @property
+    def _where(self) -> str:
+        return f"judge {self.settings.model!r} at {self.settings.base_url}"
+
+    async def _preflight(self) -> Judgement:
         import openai
 
-        where = f"judge {self.settings.model!r} at {self.settings.base_url}"
         try:
             async with self._client() as client:
-                await self._ask(client, Triple("What is the capital of France?", ("Paris",), "It is Paris"))
+                return parse(await self._ask(client, KNOWN))
         except openai.APIStatusError as error:
-            raise RequestError(f"{where} refused a call: {error.status_code} {_one_line(error)}") from error
+            said = f"{error.status_code} {one_line(error, 200)}"
+            if error.status_code == 429 or error.status_code >= 500:
+                raise WorkError(f"{self._where} cannot answer now: {said}; try again later") from error
+            raise RequestError(f"{self._where} refused a call: {said}; check its key, model and address") from error
         except openai.APIError as error:
             raise WorkError(
-                f"{where} cannot be reached ({_one_line(error)}); check CLOSEDBOOK_JUDGE_BASE_URL"
+                f"{self._where} cannot be reached: {one_line(error)}; check CLOSEDBOOK_JUDGE_BASE_URL"
             ) from error
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise RequestError(f"{self._where} is no chat server; check CLOSEDBOOK_JUDGE_BASE_URL") from error
 
     def grade(self, triples: Sequence[Triple]) -> list[Judgement]:
-        """One judgement a triple, in order."""
-        open_triples = [triple for triple in dict.fromkeys(triples) if sure_grade(triple) is None]
-        judged = dict(zip(open_triples, _run(self._grade_all(open_triples)), strict=True)) if open_triples else {}
-        return [judged[triple] if triple in judged else sure_grade(triple) or Grade.INCORRECT for triple in triples]
+        """One judgement per triple, in order."""
+        unique = dict.fromkeys(triples)
+        judged: dict[Triple, Judgement] = {triple: grade for triple in unique if (grade := sure_grade(triple))}
+        unsure = [triple for triple in unique if triple not in judged]
+        if unsure:
+            judged |= zip(unsure, _run(self._grade_all(unsure)), strict=True)
+        return [judged[triple] for triple in triples]
 
     def _client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI
@@ -107,14 +133,14 @@ class LLMJudge:
             model=self.settings.model,
             messages=build_messages(triple),  # type: ignore[arg-type]  # the SDK wants its own typed dicts
             temperature=0.0,
-            max_tokens=16,
+            max_tokens=self.settings.max_tokens,
         )
-        return (reply.choices[0].message.content or "") if reply.choices else ""
+        return reply.choices[0].message.content or ""
 
     async def _grade_all(self, triples: Sequence[Triple]) -> list[Judgement]:
         from tqdm import tqdm
 
-        limit = asyncio.Semaphore(self.settings.concurrency_per_rank)
+        limit = asyncio.Semaphore(self.concurrency)
         with tqdm(total=len(triples), desc="judging", unit="answer") as progress:
             async with self._client() as client:
 
@@ -132,18 +158,16 @@ class LLMJudge:
         try:
             return parse(await self._ask(client, triple))
         except openai.APITimeoutError as error:
-            return JudgeFailure("timeout", _one_line(error))
-        except openai.OpenAIError as error:
-            return JudgeFailure("server", _one_line(error))
-        except Exception as error:  # a reply that is no chat completion: the batch goes on without this one
-            return JudgeFailure("server", f"{type(error).__name__}: {_one_line(error)}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+            return JudgeFailure("timeout", one_line(error, 200))
+        except Exception as error:  # whatever one reply is like, the batch goes on without it
+            return JudgeFailure("server", f"{type(error).__name__}: {one_line(error, 200)}")
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, also from within a running event loop (a notebook): in a thread of its own."""
+    """Run a coroutine to its end; in a thread of its own where an event loop is running already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(asyncio.run, coroutine).result()

@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.judge.llm import LLMJudge
-from closedbook.harness.judge.rules import RulesJudge
-from closedbook.harness.judge.verdicts import Judge
 
 OPENAI_URL = "https://api.openai.com/v1"
-HOW_TO = (
+NO_JUDGE_HINT = (
     "no judge is configured, so only exact_match and contains are reported; set CLOSEDBOOK_JUDGE=rules, or "
     "CLOSEDBOOK_JUDGE=openai with CLOSEDBOOK_JUDGE_MODEL and CLOSEDBOOK_JUDGE_BASE_URL or OPENAI_API_KEY"
 )
@@ -33,6 +29,7 @@ class JudgeSettings(BaseModel):
     Attributes:
         timeout: Seconds that one call may take.
         concurrency: Calls under way at once, over all ranks of a distributed run together.
+        max_tokens: Longest reply; a judge that thinks aloud needs more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,12 +40,8 @@ class JudgeSettings(BaseModel):
     concurrency: int = Field(default=32, ge=1)
     timeout: float = Field(default=60.0, gt=0)
     retries: int = Field(default=4, ge=0)
+    max_tokens: int = Field(default=16, ge=1)
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
-
-    @property
-    def concurrency_per_rank(self) -> int:
-        """This process's share of the calls under way."""
-        return max(1, self.concurrency // max(1, int(os.environ.get("WORLD_SIZE", "1"))))
 
 
 def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings | None:
@@ -58,7 +51,10 @@ def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings |
         RequestError: An unknown judge or setting, no model, no key for a server that needs one, or a key in metadata.
     """
     stated = (metadata or {}).get("judge") or {}
-    stated = {"kind": stated} if isinstance(stated, str) else dict(stated)
+    if isinstance(stated, str):
+        stated = {"kind": stated}
+    if not isinstance(stated, Mapping):
+        raise RequestError(f"judge: metadata wants a name or a mapping of settings, not {stated!r}")
     if leaked := [name for name in stated if "key" in name.lower()]:
         raise RequestError(f"judge: {leaked[0]!r} in metadata would be written to results; set OPENAI_API_KEY instead")
     environment = {
@@ -67,7 +63,7 @@ def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings |
         "base_url": os.environ.get("CLOSEDBOOK_JUDGE_BASE_URL"),
         "api_key": os.environ.get("OPENAI_API_KEY"),
     }
-    given = {name: value for name, value in environment.items() if value} | stated
+    given = {name: value for name, value in environment.items() if value} | dict(stated)
     if "kind" not in given:
         return None
     try:
@@ -85,18 +81,3 @@ def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings |
                 "judge: openai needs a key; set OPENAI_API_KEY, or CLOSEDBOOK_JUDGE_BASE_URL for a local server"
             )
     return settings
-
-
-@lru_cache(maxsize=8)
-def make_judge(settings: JudgeSettings) -> Judge:
-    """The judge of these settings, found able to work; one object a process for equal settings.
-
-    Raises:
-        RequestError: The server refuses the key, the model or the request.
-        WorkError: The server cannot be reached.
-    """
-    if settings.kind == "rules":
-        return RulesJudge()
-    judge = LLMJudge(settings)
-    judge.preflight()
-    return judge

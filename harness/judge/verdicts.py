@@ -20,7 +20,7 @@ class Grade(StrEnum):
     NOT_ATTEMPTED = "not_attempted"
 
 
-Reason = Literal["timeout", "refused", "unparsable", "budget", "server"]
+Reason = Literal["timeout", "unparsable", "server"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,15 @@ class Judge(Protocol):
         """Whether a JudgeFailure is possible."""
         ...
 
+    def preflight(self) -> None:
+        """Make sure that the judge can work, before anything else is spent.
+
+        Raises:
+            RequestError: The server refuses the key, the model or the request, or does not answer as a judge.
+            WorkError: The server cannot be reached, or is not able to answer now.
+        """
+        ...
+
     def grade(self, triples: Sequence[Triple]) -> list[Judgement]:
-        """One judgement a triple, in order. Failures are returned, never raised."""
+        """One judgement per triple, in order. Failures are returned, never raised."""
         ...

@@ -31,6 +31,7 @@ COMMANDS = [
     "eval",
     "demo",
     "data check",
+    "data list",
     "splits build",
     "splits check",
     "tasks path",
@@ -79,7 +80,7 @@ def test_data_check_reports_counts_and_exits_0_for_a_source_as_pinned(closedbook
     code, out, _ = closedbook("data", "check", "worldfacts", "--json")
     (entry,) = json.loads(out)
     assert code == 0
-    assert entry["rows"] == entry["questions"] == entry["of"] == 598
+    assert entry["rows"] == entry["questions"] == entry["full_rows"] == 598
 
 
 def test_data_check_names_every_source_that_cannot_be_read(closedbook, tmp_path, monkeypatch):
@@ -143,7 +144,7 @@ def test_judge_grade_keeps_a_failure_apart_from_a_wrong_answer(closedbook, tmp_p
 
     answers = tmp_path / "answers.jsonl"
     answers.write_text(json.dumps({"question": "q", "golds": ["Paris"], "answer": "Rome"}) + "\n")
-    with JudgeServer(lambda prompt: "dunno") as server:
+    with JudgeServer(lambda prompt: "dunno" if "Rome" in prompt else "1.0") as server:
         monkeypatch.setenv("CLOSEDBOOK_JUDGE_BASE_URL", server.url)
         monkeypatch.setenv("CLOSEDBOOK_JUDGE_MODEL", "m")
         _, out, _ = closedbook("judge", "grade", answers, "--judge", "openai", "--json")
@@ -159,7 +160,8 @@ def test_a_malformed_line_is_named(closedbook, tmp_path, line):
     answers.write_text(f'{{"question": "q", "golds": ["g"], "answer": "a"}}\n{line}\n')
     code, _, err = closedbook("judge", "grade", answers)
     assert code == 2
-    assert "line 2: needs question and answer as text and golds as a list of texts" in err
+    assert "line 2: " in err
+    assert "give question and answer as text and golds as a list of texts" in err
 
 
 def test_a_file_that_is_not_there_is_one_line(closedbook, tmp_path):
@@ -186,3 +188,27 @@ def test_the_module_runs_as_a_command():
         env=os.environ,
     )
     assert (done.returncode, done.stdout) == (0, f"{tasks_dir()}\n")
+
+
+def test_an_answer_may_hold_any_character_that_json_allows(closedbook, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    row = {"question": "q", "golds": ["Paris"], "answer": "Paris\u2028\u0085"}
+    answers.write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    assert closedbook("judge", "grade", answers, "--json")[0] == 0
+    (line,) = graded(tmp_path / "answers.graded.jsonl")
+    assert line == row | {"grade": "correct"}
+
+
+def test_a_ledger_that_cannot_be_written_is_one_line(closedbook, tmp_path):
+    code, _, err = closedbook(
+        "splits", "build", "worldfacts", "--out", tmp_path, "--ledger", tmp_path / "no" / "ledger"
+    )
+    assert code == 1
+    assert "cannot write" in err
+    assert "Traceback" not in err
+
+
+def test_data_list_names_licence_and_source_of_every_benchmark(closedbook):
+    out = closedbook("data", "list")[1]
+    assert all(said in out for said in ("akariasai/PopQA", "CC BY-SA 3.0", "@inproceedings{joshi2017triviaqa"))
+    assert {entry["name"] for entry in json.loads(closedbook("data", "list", "--json")[1])} >= {"nq", "worldfacts"}

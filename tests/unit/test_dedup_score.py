@@ -132,7 +132,7 @@ def test_a_bad_line_is_told_with_its_number_and_what_to_do(tmp_path: Path, line:
     path.write_text(json.dumps(TOY[0]) + "\n" + line + "\n")
     with pytest.raises(RequestError) as error:
         score_pairs(path)
-    assert str(error.value).startswith(f"{path}, line 2: no labelled pair ({reason}")
+    assert str(error.value).startswith(f"{path}, line 2: {reason}")
     assert str(error.value).endswith(
         "; give benchmark, test_question, test_golds, train_question, train_golds and label"
     )
@@ -146,7 +146,9 @@ def test_a_file_without_a_scored_pair_is_refused(write: Write) -> None:
 
 
 def test_a_missing_file_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"^cannot read .*/none \(.*\); name a JSON Lines file of labelled pairs$"):
+    with pytest.raises(
+        RequestError, match=r"^cannot read .*/none: .*; name a JSON Lines file with benchmark, .* and label$"
+    ):
         score_pairs(tmp_path / "none")
 
 

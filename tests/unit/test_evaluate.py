@@ -15,8 +15,8 @@ from closedbook.harness.evaluate import (
     read_samples,
     task_names,
 )
+from closedbook.harness.metrics import Answer
 from closedbook.harness.statistics import wilson
-from closedbook.harness.task import Answer
 
 
 def row(correct=None, exact=0.0, contains=0.0, failed=0.0):
@@ -27,8 +27,8 @@ def row(correct=None, exact=0.0, contains=0.0, failed=0.0):
     return {"doc": {"question": "q", "answers": ["g"]}, "filtered_resps": [[Answer("a")]]} | values
 
 
-def test_model_arguments_are_name_value_pairs():
-    assert parse_model_args("a=1,b=x=y,") == {"a": "1", "b": "x=y"}
+def test_model_arguments_have_the_types_that_lm_eval_gives_them():
+    assert parse_model_args("a=1,b=x,c=False") == {"a": 1, "b": "x", "c": False}
 
 
 def test_a_model_argument_without_a_value_is_refused():
@@ -73,3 +73,13 @@ def test_the_demo_shows_some_right_and_some_wrong_answers():
     samples = [Sample("t", str(n), ("g",), "a", correct=n % 3 == 0) for n in range(30)]
     assert [sample.correct for sample in examples(samples, each=2)] == [True, True, False, False]
     assert [s.question for s in examples(samples[1:3])] == ["1", "2"]
+
+
+def test_the_model_cannot_be_named_twice():
+    with pytest.raises(RequestError, match="pretrained is MODEL"):
+        parse_model_args("pretrained=other")
+
+
+def test_naming_no_task_is_refused():
+    with pytest.raises(RequestError, match="no task is named"):
+        check_tasks([])

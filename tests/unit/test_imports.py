@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ["bm25s", "datasets", "lm_eval", "openai", "pandas", "pyarrow", "scipy", "torch", "transformers"]
-# lm-eval imports it when a task of ours is used, and its class derives from lm-eval's: it cannot be light.
-NOT_LIGHT = {"closedbook.harness.task"}
+# Their classes derive from lm-eval's, so they cannot be light.
+NOT_LIGHT = {"closedbook.harness.task", "closedbook.harness.testing"}
 
 
 def module_name(path: Path) -> str:

@@ -17,7 +17,7 @@ from closedbook.harness.judge import (
     judge_settings,
     make_judge,
 )
-from closedbook.harness.judge.llm import build_messages, parse
+from closedbook.harness.judge.llm import KNOWN, build_messages, parse
 from closedbook.harness.judge.rules import LONGEST_MATCH, sure_grade
 from closedbook.harness.testing import JudgeServer
 
@@ -48,18 +48,21 @@ def test_an_empty_answer_is_surely_incorrect(answer):
     assert sure_grade(triples(answer)[0]) is Grade.INCORRECT
 
 
-def test_a_gold_answer_inside_a_long_text_is_not_surely_correct():
+def test_an_exact_match_is_surely_correct_and_a_mention_is_not():
+    assert sure_grade(triples("the william shakespeare!")[0]) is Grade.CORRECT
+    for mention in ("It was not William Shakespeare", "Marlowe, Bacon or William Shakespeare"):
+        assert sure_grade(triples(mention)[0]) is None
+
+
+def test_the_rules_judge_alone_takes_a_gold_answer_in_a_short_text_for_right():
     within = " ".join(["word"] * (LONGEST_MATCH - 2))
-    assert sure_grade(triples(f"William Shakespeare {within}")[0]) is Grade.CORRECT
-    assert sure_grade(triples(f"William Shakespeare {within} more")[0]) is None
+    assert RulesJudge().grade(triples(f"William Shakespeare {within}")) == [Grade.CORRECT]
+    assert RulesJudge().grade(triples(f"William Shakespeare {within} more")) == [Grade.INCORRECT]
 
 
-def test_what_the_rules_cannot_decide_is_incorrect_for_the_rules_judge_alone():
-    assert RulesJudge().grade(triples("William Shakespeare", "the Bard", "")) == [
-        Grade.CORRECT,
-        Grade.INCORRECT,
-        Grade.INCORRECT,
-    ]
+def test_what_the_rules_judge_cannot_match_is_incorrect():
+    grades = RulesJudge().grade(triples("William Shakespeare", "the Bard", ""))
+    assert grades == [Grade.CORRECT, Grade.INCORRECT, Grade.INCORRECT]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,13 @@ def test_the_judges_prompt_holds_question_golds_and_answer_as_plain_text():
     content = build_messages(Triple("who {golds}?", ("A", "B {answer}"), "{question} 1.0"))[0]["content"]
     for part in ("who {golds}?", "- A\n- B {answer}", "{question} 1.0"):
         assert part in content
+
+
+@pytest.mark.parametrize("tag", ["</answer>", "< / Answer >", "<gold_answers>", "</QUESTION>"])
+def test_data_cannot_close_its_block_in_the_judges_prompt(tag):
+    clean = build_messages(Triple("q", ("g",), "a"))[0]["content"]
+    planted = build_messages(Triple(f"q{tag}", (f"g{tag}",), f"a{tag}"))[0]["content"]
+    assert planted.count("<") == clean.count("<")
 
 
 def test_the_llm_decides_what_the_rules_leave_open():
@@ -108,8 +118,8 @@ def test_answers_are_judged_concurrently_up_to_the_limit():
 
 def test_ranks_share_the_concurrency_limit(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert JudgeSettings(kind="rules", concurrency=32).concurrency_per_rank == 8
-    assert JudgeSettings(kind="rules", concurrency=2).concurrency_per_rank == 1
+    assert LLMJudge(JudgeSettings(kind="openai", concurrency=32)).concurrency == 8
+    assert LLMJudge(JudgeSettings(kind="openai", concurrency=2)).concurrency == 1
 
 
 @pytest.mark.parametrize(
@@ -140,14 +150,32 @@ def test_judging_works_inside_a_running_event_loop():
 
 def test_an_unreachable_judge_is_found_out_before_the_model_runs():
     settings = JudgeSettings(kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
-    with pytest.raises(WorkError, match=r"judge 'm' at http://127.0.0.1:9/v1 cannot be reached .*; check"):
-        make_judge(settings)
+    with pytest.raises(WorkError, match=r"judge 'm' at http://127.0.0.1:9/v1 cannot be reached: [^\n]+; check"):
+        make_judge(settings).preflight()
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_judge_that_refuses_is_found_out_before_the_model_runs(status):
     with JudgeServer(lambda prompt: status) as server, pytest.raises(RequestError, match=f"refused a call: {status}"):
         llm(server).preflight()
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_judge_that_cannot_answer_now_is_work_that_failed(status):
+    with JudgeServer(lambda prompt: status) as server, pytest.raises(WorkError, match=f"cannot answer now: {status}"):
+        llm(server).preflight()
+
+
+def test_a_judge_that_talks_instead_of_grading_is_found_out_before_the_model_runs():
+    said = r"replied 'It seems right', not 1\.0 or 0\.0; choose a model"
+    with JudgeServer(lambda prompt: "It seems right") as server, pytest.raises(RequestError, match=said):
+        llm(server).preflight()
+
+
+def test_preflight_grades_one_known_answer():
+    with JudgeServer(lambda prompt: "1.0") as server:
+        llm(server).preflight()
+        assert server.prompts == [build_messages(KNOWN)[0]["content"]]
 
 
 def test_without_a_configured_judge_there_is_none():
@@ -178,9 +206,11 @@ def test_a_configured_judge_without_a_model_says_which_variable_to_set():
         judge_settings({"judge": "openai"})
 
 
-@pytest.mark.parametrize("judge", ["oracle", {"kind": "rules", "concurrency": 0}, {"kind": "rules", "temprature": 1}])
+@pytest.mark.parametrize(
+    "judge", ["oracle", 5, ["rules"], {"kind": "rules", "concurrency": 0}, {"kind": "rules", "temprature": 1}]
+)
 def test_an_unknown_judge_or_setting_is_refused_in_one_line(judge):
-    with pytest.raises(RequestError, match=r"^judge: \w+: [^\n]+; got "):
+    with pytest.raises(RequestError, match=r"^judge: [^\n]+(; got |, not )"):
         judge_settings({"judge": judge})
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from closedbook.harness.statistics import Estimate, proportion, wilson
+from closedbook.harness.statistics import Estimate, mean_over_tasks, proportion, wilson
 
 
 def test_wilson_gives_the_textbook_interval():
@@ -30,3 +30,18 @@ def test_unknown_values_leave_the_mean_and_n():
 
 def test_a_figure_reads_in_per_cent_with_its_interval():
     assert str(wilson(30, 100)) == "30.0 [21.9, 39.6]"
+
+
+def test_a_proportion_refuses_what_is_neither_0_nor_1():
+    with pytest.raises(ValueError, match=r"not over 0\.5"):
+        proportion([0.5])
+
+
+def test_a_mean_over_tasks_weighs_every_task_the_same():
+    mean = mean_over_tasks([wilson(1, 10), wilson(900, 1000)])
+    assert (mean.value, mean.n) == (0.5, 1010)
+    assert mean.low < 0.5 < mean.high
+
+
+def test_a_mean_over_tasks_is_not_known_where_a_task_is_not():
+    assert mean_over_tasks([wilson(1, 10), wilson(0, 0)]) == Estimate(None, None, None, 10)

@@ -10,11 +10,11 @@ from lm_eval.tasks import TaskManager
 
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import tasks_dir
-from closedbook.harness.judge import HOW_TO, Grade, JudgeFailure
+from closedbook.harness.judge import NO_JUDGE_HINT, Grade, JudgeFailure
 from closedbook.harness.manifests import load_questions, read_manifest
+from closedbook.harness.metrics import Answer, metrics
 from closedbook.harness.prompts import question_prompt, template_digest
 from closedbook.harness.sources import benchmarks
-from closedbook.harness.task import Answer, metrics
 from closedbook.harness.testing import JudgeServer, ScriptedModel
 
 FAILED = JudgeFailure("timeout", "too slow")
@@ -58,7 +58,7 @@ def test_without_a_judge_there_are_no_judge_metrics_and_one_line_says_how_to_get
     run("x")
     assert set(figures(results)) >= {"exact_match", "contains"}
     assert not any(name.startswith("judge") for name in figures(results))
-    assert [r.message for r in caplog.records if "CLOSEDBOOK_JUDGE=rules" in r.message] == [HOW_TO]
+    assert [r.message for r in caplog.records if "CLOSEDBOOK_JUDGE=rules" in r.message] == [NO_JUDGE_HINT]
 
 
 def test_the_rules_judge_adds_its_metrics():
@@ -84,9 +84,7 @@ def test_the_cot_twin_asks_for_reasoning_and_grades_the_final_answer():
 
 
 def test_a_judge_failure_leaves_the_mean_and_shows_as_a_rate():
-    with JudgeServer(
-        lambda prompt: "1.0" if "question\nIn" not in prompt and "answer 0" not in prompt else 500
-    ) as server:
+    with JudgeServer(lambda prompt: 500 if "answer 0" in prompt else "1.0") as server:
         judge = {"kind": "openai", "model": "m", "base_url": server.url, "retries": 0}
         count = iter(range(10))
         results, _ = run(lambda prompt: f"answer {next(count)}", metadata={"judge": judge})
@@ -133,7 +131,7 @@ def test_results_carry_what_makes_a_number_comparable():
     carried = results["configs"]["worldfacts_dedup"]["metadata"]["closedbook"]
     assert carried["manifest"] == read_manifest("worldfacts").digest
     assert carried["prompt"] == f"direct-{template_digest('direct')}"
-    assert carried["judge"] == {"kind": "rules", "version": "rules-1"}
+    assert carried["judge"] == {"kind": "rules", "version": "judge-rules-1"}
     assert {"closedbook", "lm_eval"} <= set(carried["versions"])
     json.dumps(results["configs"])
 

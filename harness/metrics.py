@@ -1,0 +1,75 @@
+"""The metrics of one question: values in [0, 1], or NaN where a value is not known.
+
+>>> metrics([Answer("It is Paris", Grade.CORRECT)], ["Paris"])
+{'exact_match': 0.0, 'contains': 1.0, 'judge_correct': 1.0, 'judge_failed': 0.0}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from closedbook.harness.judge import Grade, JudgeFailure, Judgement, contains, exact_match
+
+
+class Metric(NamedTuple):
+    """How a metric is shown and aggregated.
+
+    Attributes:
+        judged: Whether it needs a judge.
+        can_be_unknown: Whether a value can be NaN, which then leaves the mean.
+    """
+
+    title: str
+    higher_is_better: bool = True
+    judged: bool = False
+    can_be_unknown: bool = False
+
+
+METRICS = {
+    "exact_match": Metric("exact match"),
+    "contains": Metric("contains"),
+    "judge_correct": Metric("correct", judged=True, can_be_unknown=True),
+    "judge_failed": Metric("failed", higher_is_better=False, judged=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of the model, and what the judge said of it, if there was one."""
+
+    text: str
+    judgement: Judgement | None = None
+
+    def __str__(self) -> str:
+        """As written to the samples' log: the answer, and the judgement in brackets."""
+        match self.judgement:
+            case None:
+                return self.text
+            case JudgeFailure(reason, detail):
+                return f"{self.text} [judge failed: {reason}: {detail}]"
+            case grade:
+                return f"{self.text} [{grade}]"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def metrics(answers: Sequence[Answer], golds: Sequence[str]) -> dict[str, float]:
+    """Metrics of one question: means over the answers given to it; judged ones only where a judge has spoken.
+
+    `judge_correct` is the mean over the answers that could be graded, NaN when there is none.
+    """
+    values = {
+        "exact_match": _mean([float(exact_match(answer.text, golds)) for answer in answers]),
+        "contains": _mean([float(contains(answer.text, golds)) for answer in answers]),
+    }
+    judgements = [answer.judgement for answer in answers if answer.judgement is not None]
+    if judgements:
+        grades = [judgement for judgement in judgements if isinstance(judgement, Grade)]
+        values["judge_correct"] = _mean([float(grade is Grade.CORRECT) for grade in grades])
+        values["judge_failed"] = 1 - len(grades) / len(judgements)
+    return values
