@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from closedbook.harness.errors import ClosedbookError, RequestError, WorkError
+from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, one_line
 
 if TYPE_CHECKING:
     from closedbook.harness.evaluate import Evaluation
@@ -239,7 +239,7 @@ def splits_build(
     with ExitStack() as stack:
         options: dict[str, Any] = {}
         if ledger:
-            lines = stack.enter_context(_open_ledger(ledger))
+            lines = stack.enter_context(_written_aside(ledger))
             options["record"] = lambda decision: lines.write(dedup.to_json(decision) + "\n")
         for name in track(_chosen(names), "building manifests", console=people, transient=True):
             built[name] = splits.build(name, drop=drop, seed=seed, **options)  # type: ignore[arg-type]  # checked above
@@ -248,16 +248,28 @@ def splits_build(
         with people.status("looking for overlaps between benchmarks"):
             splits.write_overlaps(splits.find_overlaps(out), out)
     if as_json:
-        print_json({name: {"digest": m.digest, "variant": m.variant, "counts": m.counts} for name, m in built.items()})
+        print_json(_summary(built))
     else:
         _print_manifests(built)
 
 
-def _open_ledger(path: Path) -> TextIO:
+@contextmanager
+def _written_aside(path: Path) -> Iterator[TextIO]:
+    """A file to write line by line, which takes its name only when it is whole."""
+    aside = path.with_name(f"{path.name}.part")
     try:
-        return path.open("w", encoding="utf-8")
+        with aside.open("w", encoding="utf-8") as lines:
+            yield lines
+        aside.replace(path)
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror}; choose another file") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def _summary(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, object]]:
+    return {name: {"digest": m.digest, "variant": m.variant, "counts": m.counts} for name, m in manifests.items()}
 
 
 def _print_manifests(manifests: Mapping[str, Manifest]) -> None:
@@ -288,10 +300,10 @@ def splits_check(
         name: splits.check(name, folder)
         for name in track(_chosen(names), "checking manifests", console=people, transient=True)
     }
+    if not names:
+        splits.check_overlaps(folder)
     if as_json:
-        print_json(
-            {name: {"digest": m.digest, "variant": m.variant, "counts": m.counts} for name, m in checked.items()}
-        )
+        print_json(_summary(checked))
     else:
         _print_manifests(checked)
         people.print("all promises hold", style="green")
@@ -364,9 +376,13 @@ def main() -> None:
     """Entry point: errors that a person can act on become one line and an exit code."""
     try:
         app()
+        sys.stdout.flush()
     except ClosedbookError as error:
         _complain(str(error))
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        _complain(f"cannot go on: {one_line(error)}; is the disk, or what receives the output, full or gone?")
+        raise SystemExit(WorkError.exit_code) from None
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "transformers", "gguf", "accelerate"):
             raise

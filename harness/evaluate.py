@@ -189,6 +189,19 @@ class _Run:
         }
 
 
+def _check_backend(backend: str, batch_size: str | None) -> None:
+    from lm_eval.api.registry import get_model
+
+    try:
+        get_model(backend)
+    except (KeyError, ValueError) as error:
+        raise RequestError(
+            f"--backend: lm-eval has no model type {backend!r}; hf, vllm, local-chat-completions"
+        ) from error
+    if batch_size is not None and not re.fullmatch(r"auto(:\d+)?|[1-9]\d*", batch_size):
+        raise RequestError(f"--batch-size: {batch_size!r} is neither a number nor auto")
+
+
 def _describe(model: str, backend: str, given: Mapping[str, Any]) -> tuple[str, bool, dict[str, Any]]:
     """Identity of the checkpoint, whether it has a chat template, and the backend's arguments."""
     if backend not in LOCAL_BACKENDS:
@@ -232,6 +245,7 @@ def evaluate(
             answers it has; vLLM keeps only those of a task that was finished.
     """
     check_tasks(tasks)
+    _check_backend(backend, batch_size)
     identity, has_template, arguments = _describe(model, backend, model_args or {})
     chat = has_template if chat is None else chat
     run = _Run(model, identity, backend, arguments, chat, tasks, limit, judge)
@@ -285,6 +299,7 @@ def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], 
     if results is None:  # rank 0 gathers, saves and reports
         raise SystemExit(0)
     samples = results.pop("samples")
+    results["config"]["model_args"] = run.described()["arguments"]  # as written to disk: without secrets
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, rows in samples.items():
         tracker.save_results_samples(task_name=task, samples=[dict(row) for row in rows])

@@ -57,11 +57,15 @@ def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing.
+    """Write a whole file or nothing; a link is followed.
 
     Raises:
+        RequestError: Something stands at `path` that is no regular file: a folder, a device.
         WorkError: The file cannot be written (no space, no permission); what stood at `path` is untouched.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise RequestError(f"cannot write {path}: it is no regular file; choose another name")
     aside = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +74,8 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise WorkError(f"cannot write {path}: {reason}; free space or choose another folder") from error
     finally:
         with suppress(OSError):  # gone already where all went well, or never made

@@ -129,9 +129,11 @@ def from_text(text: str, where: str) -> Manifest:
         counts = head.pop("counts")
         pins = {split: Pin(**pin) for split, pin in head.pop("sources").items()}
         manifest = Manifest(**head, sources=pins, rows=tuple(Row(**row) for row in rows))
+        if not isinstance(manifest.seed, int):
+            raise TypeError(f"its seed {manifest.seed!r} is no number")
         if manifest.counts != counts:
             raise ValueError(f"its head counts {counts}, its rows are {manifest.counts}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ManifestError(f"{where} is no whole manifest ({reason}); rebuild: `closedbook splits build`") from error
     return manifest

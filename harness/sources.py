@@ -215,7 +215,7 @@ def source_from_rows(chosen: Benchmark, split: str, rows: Iterable[Mapping[str, 
     for number, row in enumerate(rows):
         try:
             asked.append(question_from_row(chosen, row))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise SourceError(
                 f"{chosen.name}, split {split}, row {number}: {_reason(error)}; use the data set as published"
             ) from error

@@ -18,7 +18,7 @@ from typing import Literal
 
 from closedbook.harness import dedup
 from closedbook.harness.dedup import Decider, Decision, decide_by_rules
-from closedbook.harness.errors import ManifestError
+from closedbook.harness.errors import ManifestError, one_line
 from closedbook.harness.files import write_text
 from closedbook.harness.manifests import (
     SPLITS,
@@ -221,6 +221,46 @@ def write_overlaps(overlaps: Iterable[Overlap], folder: Path | None = None) -> P
     return path
 
 
+def _check_drawn(manifest: Manifest, drawn: Splits, train: Source) -> None:
+    """Refuse a manifest whose splits, with what was dropped from them, are not the ones that its seed draws.
+
+    Train and validation can be compared only where the source is the one the manifest was built from.
+    """
+    same_source = pin(train, pinned=False).ids == manifest.sources[train.split].ids
+    for split in SPLITS if same_source else ("test",):
+        listed = {row.id for row in manifest.rows if split in (row.split, row.dropped_from)}
+        if other := listed ^ {question.id for question in getattr(drawn, split)}:
+            raise ManifestError(
+                f"{manifest.benchmark}: {split} is not what seed {manifest.seed} draws: {len(other)} questions differ, "
+                f"among them {min(other)}; rebuild with `closedbook splits build {manifest.benchmark}`"
+            )
+
+
+def check_overlaps(folder: Path | None = None) -> list[Overlap]:
+    """Prove that the overlaps belong to the manifests: each pairs a test question with another's train question.
+
+    Raises:
+        ManifestError: The file is missing or malformed, or was made for other manifests.
+    """
+    path = (folder or manifests_dir()) / OVERLAPS
+    manifests = {name: read_manifest(name, folder) for name in benchmarks()}
+    ids = {(name, split): set(m.ids(split)) for name, m in manifests.items() for split in SPLITS}
+    try:
+        overlaps = [Overlap(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        stale = [
+            o.test_id
+            for o in overlaps
+            if o.test_id not in ids[o.test_benchmark, "test"] or o.train_id not in ids[o.train_benchmark, "train"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"cannot read {path} ({one_line(error)}); run `closedbook splits build`") from error
+    if stale:
+        raise ManifestError(
+            f"{path} was made for other manifests ({min(stale)} is not in test); run `closedbook splits build`"
+        )
+    return overlaps
+
+
 def check(name: str, folder: Path | None = None, decider: Decider = decide_by_rules) -> Manifest:
     """Prove a manifest: ids in one split each, all found in the source, and nothing kept that is contained in train.
 
@@ -234,9 +274,11 @@ def check(name: str, folder: Path | None = None, decider: Decider = decide_by_ru
         if row.id in seen:
             raise ManifestError(f"{name}: question {row.id} stands twice in the manifest; rebuild it")
         seen.add(row.id)
-    sources = {source.split: source for source in read_sources(chosen)}
+    train_source, test_source = read_sources(chosen)
+    sources = {source.split: source for source in (train_source, test_source)}
     for source in sources.values():
         check_source(manifest, source)
+    _check_drawn(manifest, draw(chosen, train_source, test_source, manifest.seed), train_source)
     asked = {q.id: q for source in sources.values() for q in source.questions}
     train, validation, test = ([asked[i] for i in manifest.ids(split)] for split in SPLITS)
     for side, queries, pool in (("test", test, train), ("validation", validation, train + test)):

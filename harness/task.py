@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter, register_metric
 from lm_eval.api.task import ConfigurableTask
 
+from closedbook.harness.errors import RequestError
 from closedbook.harness.judge import NO_JUDGE_HINT, Judge, Judgement, Triple, judge_settings, make_judge
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.metrics import METRICS, Answer, metrics
@@ -86,6 +87,8 @@ class ClosedbookTask(ConfigurableTask):
         metadata = dict(settings.get("metadata") or {})
         self.benchmark: str = settings["dataset_kwargs"]["benchmark"]
         self.style: Style = metadata["style"]
+        if self.style not in get_args(Style):
+            raise RequestError(f"metadata: no style {self.style!r}; there are {', '.join(get_args(Style))}")
         judging = judge_settings(metadata)
         self.judge: Judge | None = make_judge(judging) if judging else None
         if self.judge is None:

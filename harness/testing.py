@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-Reply = str | int  # the assistant's text, or an HTTP status to fail with
+Reply = str | int | bytes  # the assistant's text, an HTTP status to fail with, or a whole body
 
 
 class ScriptedModel(LM):
@@ -49,13 +49,22 @@ class ScriptedModel(LM):
 class JudgeServer:
     """An OpenAI-compatible chat server on loopback that replies as `reply` says; a context manager.
 
+    Args:
+        reply: What to answer a prompt with.
+        latency: Seconds before an answer.
+        trickle: Seconds between the bytes of an answer.
+        says: The message of a failure.
+
     Attributes:
-        prompts: The user's turn of every request, in order of arrival.
+        requests: Bodies of all requests, in order of arrival.
         most_at_once: The largest number of requests that were open at the same time.
     """
 
-    def __init__(self, reply: Callable[[str], Reply], latency: float = 0.0) -> None:
-        self.prompts: list[str] = []
+    def __init__(
+        self, reply: Callable[[str], Reply], latency: float = 0.0, trickle: float = 0.0, says: str = "scripted"
+    ) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.trickle, self.says = trickle, says
         self.most_at_once = 0
         self._open = 0
         self._lock = threading.Lock()
@@ -71,11 +80,16 @@ class JudgeServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, messages: Sequence[dict[str, str]]) -> Reply:
+    @property
+    def prompts(self) -> list[str]:
+        """The user's turn of every request."""
+        return [request["messages"][-1]["content"] for request in self.requests]
+
+    def answer(self, request: dict[str, Any]) -> Reply:
         """The reply to one request."""
-        prompt = messages[-1]["content"]
+        prompt = request["messages"][-1]["content"]
         with self._lock:
-            self.prompts.append(prompt)
+            self.requests.append(request)
             self._open += 1
             self.most_at_once = max(self.most_at_once, self._open)
         try:
@@ -91,9 +105,9 @@ class JudgeServer:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                reply = outer.answer(request["messages"])
+                reply = outer.answer(request)
                 status = reply if isinstance(reply, int) else 200
-                body: dict[str, Any] = {"error": {"message": f"scripted {status}"}}
+                body: dict[str, Any] = {"error": {"message": outer.says}}
                 if isinstance(reply, str):
                     message = {"role": "assistant", "content": reply}
                     choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -102,12 +116,19 @@ class JudgeServer:
                         "choices": [choice],
                         "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
                     }
-                payload = json.dumps(body).encode()
+                payload = reply if isinstance(reply, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
-                self.wfile.write(payload)
+                for byte in payload if outer.trickle else ():
+                    time.sleep(outer.trickle)
+                    try:
+                        self.wfile.write(bytes([byte]))
+                    except OSError:  # the client has gone
+                        return
+                if not outer.trickle:
+                    self.wfile.write(payload)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing on standard error."""

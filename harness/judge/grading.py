@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from closedbook.harness.errors import RequestError
 from closedbook.harness.files import read_jsonl, write_text
 from closedbook.harness.judge import Grade, Judge, JudgeFailure, Judgement, Triple
 from closedbook.harness.statistics import Estimate, wilson
-
 
 WANTED = "question and answer as text and golds as a list of texts"
 
@@ -35,10 +35,14 @@ def grade_file(path: Path, out: Path, judge: Judge) -> dict[str, Estimate]:
         Share of each grade among the graded answers, and the share of failures among all.
 
     Raises:
-        RequestError: A malformed line, or a judge that is wrongly set up.
+        RequestError: No line, a malformed line, `out` is the input, or a judge that is wrongly set up.
         WorkError: The judge cannot be reached, or the file cannot be written.
     """
+    if out.resolve() == path.resolve():
+        raise RequestError(f"{out} is the input; name another file for the graded lines")
     rows = list(read_jsonl(path, _checked, WANTED))
+    if not rows:
+        raise RequestError(f"{path} holds no answers; give {WANTED}")
     judge.preflight()
     judgements = judge.grade([Triple(row["question"], tuple(row["golds"]), row["answer"]) for row in rows])
     graded = (_graded(row, judgement) for row, judgement in zip(rows, judgements, strict=True))

@@ -29,7 +29,7 @@ PROMPT = "binary"
 KNOWN = Triple("What is the capital of France?", ("Paris",), "It is Paris")
 
 _LABELS = {"1.0": Grade.CORRECT, "0.0": Grade.INCORRECT}
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _TAG = re.compile(r"<(?=\s*/?\s*(?:question|gold_answers|answer)\b)", re.IGNORECASE)
 
 
@@ -47,7 +47,8 @@ def build_messages(triple: Triple) -> list[dict[str, str]]:
 
 def parse(reply: str) -> Judgement:
     """The grade that a reply states; any reply but exactly 1.0 or 0.0 is a JudgeFailure."""
-    stated = _THOUGHTS.sub("", reply).strip()
+    thoughts = _THOUGHTS.match(reply)
+    stated = reply[thoughts.end() if thoughts else 0 :].strip()
     return _LABELS.get(stated) or JudgeFailure("unparsable", f"the judge replied {reply[:80]!r}, not 1.0 or 0.0")
 
 
@@ -90,6 +91,12 @@ class LLMJudge:
     def _where(self) -> str:
         return f"judge {self.settings.model!r} at {self.settings.base_url}"
 
+    def _said(self, error: BaseException) -> str:
+        """What an error says, without the key, which a server may echo."""
+        key = self.settings.api_key
+        said = one_line(error)
+        return said.replace(key.get_secret_value(), "***") if key and key.get_secret_value() else said
+
     async def _preflight(self) -> Judgement:
         import openai
 
@@ -97,16 +104,20 @@ class LLMJudge:
             async with self._client() as client:
                 return parse(await self._ask(client, KNOWN))
         except openai.APIStatusError as error:
-            said = f"{error.status_code} {one_line(error, 200)}"
+            said = f"{error.status_code} {self._said(error)}"
             if error.status_code == 429 or error.status_code >= 500:
                 raise WorkError(f"{self._where} cannot answer now: {said}; try again later") from error
             raise RequestError(f"{self._where} refused a call: {said}; check its key, model and address") from error
         except openai.APIError as error:
             raise WorkError(
-                f"{self._where} cannot be reached: {one_line(error)}; check CLOSEDBOOK_JUDGE_BASE_URL"
+                f"{self._where} cannot be reached: {self._said(error)}; check CLOSEDBOOK_JUDGE_BASE_URL"
             ) from error
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise RequestError(f"{self._where} is no chat server; check CLOSEDBOOK_JUDGE_BASE_URL") from error
+        except TimeoutError as error:
+            raise WorkError(f"{self._where} did not answer in time; check CLOSEDBOOK_JUDGE_BASE_URL") from error
+        except Exception as error:  # a server that speaks something else fails in as many ways as there are replies
+            raise RequestError(
+                f"{self._where} is no chat server ({type(error).__name__}); check CLOSEDBOOK_JUDGE_BASE_URL"
+            ) from error
 
     def grade(self, triples: Sequence[Triple]) -> list[Judgement]:
         """One judgement per triple, in order."""
@@ -129,12 +140,14 @@ class LLMJudge:
         )
 
     async def _ask(self, client: AsyncOpenAI, triple: Triple) -> str:
-        reply = await client.chat.completions.create(
-            model=self.settings.model,
-            messages=build_messages(triple),  # type: ignore[arg-type]  # the SDK wants its own typed dicts
-            temperature=0.0,
-            max_tokens=self.settings.max_tokens,
-        )
+        # the client's own timeout starts anew with every byte that arrives, so a trickle would never end
+        async with asyncio.timeout(self.settings.timeout * (self.settings.retries + 1)):
+            reply = await client.chat.completions.create(
+                model=self.settings.model,
+                messages=build_messages(triple),  # type: ignore[arg-type]  # the SDK wants its own typed dicts
+                temperature=0.0,
+                max_tokens=self.settings.max_tokens,
+            )
         return reply.choices[0].message.content or ""
 
     async def _grade_all(self, triples: Sequence[Triple]) -> list[Judgement]:
@@ -157,10 +170,10 @@ class LLMJudge:
 
         try:
             return parse(await self._ask(client, triple))
-        except openai.APITimeoutError as error:
-            return JudgeFailure("timeout", one_line(error, 200))
+        except (openai.APITimeoutError, TimeoutError) as error:
+            return JudgeFailure("timeout", self._said(error))
         except Exception as error:  # whatever one reply is like, the batch goes on without it
-            return JudgeFailure("server", f"{type(error).__name__}: {one_line(error, 200)}")
+            return JudgeFailure("server", f"{type(error).__name__}: {self._said(error)}")
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

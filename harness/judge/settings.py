@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from closedbook.harness.errors import RequestError
 
@@ -38,10 +39,23 @@ class JudgeSettings(BaseModel):
     model: str = ""
     base_url: str = OPENAI_URL
     concurrency: int = Field(default=32, ge=1)
-    timeout: float = Field(default=60.0, gt=0)
+    timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     retries: int = Field(default=4, ge=0)
     max_tokens: int = Field(default=16, ge=1)
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, url: str) -> str:
+        """An address that can be written to results."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1:
+            raise ValueError("is no address such as http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError(
+                "holds a user, a password or a query, which would be written to results; use OPENAI_API_KEY"
+            )
+        return url
 
 
 def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings | None:
@@ -55,7 +69,7 @@ def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings |
         stated = {"kind": stated}
     if not isinstance(stated, Mapping):
         raise RequestError(f"judge: metadata wants a name or a mapping of settings, not {stated!r}")
-    if leaked := [name for name in stated if "key" in name.lower()]:
+    if leaked := [name for name in stated if "key" in str(name).lower()]:
         raise RequestError(f"judge: {leaked[0]!r} in metadata would be written to results; set OPENAI_API_KEY instead")
     environment = {
         "kind": os.environ.get("CLOSEDBOOK_JUDGE"),
@@ -67,12 +81,12 @@ def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings |
     if "kind" not in given:
         return None
     try:
-        settings = JudgeSettings(**given)
+        settings = JudgeSettings.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise RequestError(
-            f"judge: {'.'.join(map(str, first['loc']))}: {first['msg']}; got {first['input']!r}"
-        ) from None
+        # an address that was refused may hold a password
+        shown = "" if first["loc"] == ("base_url",) else f"; got {first['input']!r}"
+        raise RequestError(f"judge: {'.'.join(map(str, first['loc']))}: {first['msg']}{shown}") from None
     if settings.kind == "openai":
         if not settings.model:
             raise RequestError("judge: openai needs a model; set CLOSEDBOOK_JUDGE_MODEL")

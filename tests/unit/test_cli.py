@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -212,3 +213,39 @@ def test_data_list_names_licence_and_source_of_every_benchmark(closedbook):
     out = closedbook("data", "list")[1]
     assert all(said in out for said in ("akariasai/PopQA", "CC BY-SA 3.0", "@inproceedings{joshi2017triviaqa"))
     assert {entry["name"] for entry in json.loads(closedbook("data", "list", "--json")[1])} >= {"nq", "worldfacts"}
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", '{"question": "q", "golds": [], "answer": "a"}\n', "[" * 100_000])
+def test_what_holds_nothing_to_grade_is_refused(closedbook, tmp_path, content):
+    (tmp_path / "answers.jsonl").write_text(content)
+    code, out, err = closedbook("judge", "grade", tmp_path / "answers.jsonl", "--json")
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+def test_graded_lines_never_replace_the_input_or_a_device(closedbook, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"question": "q", "golds": ["g"], "answer": "a"}\n')
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for out in (answers, fifo):
+        assert closedbook("judge", "grade", answers, "--out", out)[0] == 2
+    assert fifo.is_fifo()
+
+
+def test_a_receiver_of_the_output_that_is_full_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "closedbook.harness.cli", "tasks", "list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "closedbook: cannot go on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_build_leaves_the_old_ledger(closedbook, tmp_path, monkeypatch):
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_text("old")
+    monkeypatch.setenv("CLOSEDBOOK_DATA", str(tmp_path))
+    assert closedbook("splits", "build", "popqa", "--out", tmp_path, "--ledger", ledger)[0] == 2
+    assert ledger.read_text() == "old"
+    assert not list(tmp_path.glob("*.part"))

@@ -1,13 +1,16 @@
 """What `closedbook eval` decides before and after lm_eval runs. The run itself is in tests/integration/test_eval.py."""
 
+import json
 import math
+from typing import Any
 
 import pytest
 
 from closedbook.harness.demo import examples
-from closedbook.harness.errors import RequestError
+from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.evaluate import (
     Sample,
+    _Run,
     check_tasks,
     evaluate,
     folder_digest,
@@ -15,6 +18,7 @@ from closedbook.harness.evaluate import (
     read_samples,
     task_names,
 )
+from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.metrics import Answer
 from closedbook.harness.statistics import wilson
 
@@ -83,3 +87,46 @@ def test_the_model_cannot_be_named_twice():
 def test_naming_no_task_is_refused():
     with pytest.raises(RequestError, match="no task is named"):
         check_tasks([])
+
+
+def described(**changes):
+    """A run, and what its folder and cache are named after."""
+    plain: dict[str, Any] = {"model": "m", "identity": "i", "backend": "hf", "arguments": {"a": 1, "b": 2}}
+    return _Run(**(plain | {"chat": True, "tasks": ["t"], "limit": None, "judge": None} | changes))
+
+
+@pytest.mark.parametrize("change", [{"identity": "j"}, {"backend": "vllm"}, {"chat": False}, {"arguments": {"a": 2}}])
+def test_answers_of_another_checkpoint_or_setting_are_never_reused(change):
+    assert described(**change).answers_digest != described().answers_digest
+
+
+@pytest.mark.parametrize("change", [{"tasks": ["u"]}, {"limit": 5}, {"judge": JudgeSettings(kind="rules")}])
+def test_another_task_limit_or_judge_has_another_run_folder_but_the_same_answers(change):
+    assert described(**change).digest != described().digest
+    assert described(**change).answers_digest == described().answers_digest
+
+
+def test_the_order_of_arguments_changes_nothing():
+    assert described(arguments={"b": 2, "a": 1}).digest == described().digest
+
+
+def test_secrets_among_the_arguments_are_not_written():
+    shown = json.dumps(described(arguments={"api_key": "sk-1", "hf_token": "sk-1", "base_url": "u"}).described())
+    assert "sk-1" not in shown
+    assert '"base_url": "u"' in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [({"backend": "foo"}, "no model type 'foo'"), ({"batch_size": "many"}, "'many'")]
+)
+def test_an_unknown_backend_or_batch_size_is_refused_before_anything_is_loaded(flags, said):
+    with pytest.raises(RequestError, match=said):
+        evaluate("no/model", ["worldfacts_dedup"], **flags)
+
+
+def test_a_backend_that_fails_is_one_line_and_leaves_the_run_described(tmp_path):
+    with pytest.raises(WorkError, match=r"^the run failed \(\w+: [^\n]+; answers so far are kept in "):
+        evaluate(
+            "m", ["worldfacts_dedup"], backend="local-completions", model_args={"tokenizer": "/none"}, out=tmp_path
+        )
+    assert json.loads((tmp_path / "run.json").read_text())["backend"] == "local-completions"

@@ -73,7 +73,21 @@ def test_exactly_one_of_the_two_numbers_is_a_grade(reply, grade):
     assert parse(reply) is grade
 
 
-@pytest.mark.parametrize("reply", ["", "1", "10", "1.0.0", "CORRECT", "1.0 because", "0.5", "I cannot", "<think>1.0"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "1",
+        "10",
+        "1.0.0",
+        "CORRECT",
+        "1.0 because",
+        "0.5",
+        "I cannot",
+        "<think>1.0",
+        "<think>a</think>1.0<think>no</think>",
+    ],
+)
 def test_any_other_reply_is_a_failure_and_never_a_grade(reply):
     failure = parse(reply)
     assert isinstance(failure, JudgeFailure)
@@ -231,3 +245,63 @@ def test_a_judges_identity_names_model_server_prompt_and_rules():
     assert identity["base_url"] == server.url
     assert identity["prompt"].startswith("binary-")
     assert identity["rules"] == RulesJudge.identity["version"]
+
+
+@pytest.mark.parametrize("url", ["http://u:pw@h/v1", "http://h/v1?token=pw", "ftp://h", "h/v1", "http://h:99999/v1"])
+def test_an_address_that_holds_a_secret_or_is_none_is_refused_without_showing_it(url):
+    with pytest.raises(RequestError, match=r"^judge: base_url: ") as error:
+        judge_settings({"judge": {"kind": "openai", "model": "m", "base_url": url}})
+    assert "pw" not in str(error.value)
+
+
+def test_a_key_that_the_server_echoes_does_not_show(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with JudgeServer(lambda prompt: 401, says="no such key: sk-secret") as server:
+        judge = LLMJudge(
+            judge_settings({"judge": {"kind": "openai", "model": "m", "base_url": server.url, "retries": 0}})
+        )
+        (judged,) = judge.grade([PARIS])
+        with pytest.raises(RequestError, match=r"refused a call: 401") as error:
+            judge.preflight()
+    assert isinstance(judged, JudgeFailure)
+    assert "no such key" in judged.detail
+    assert "sk-secret" not in f"{judged} {error.value}"
+
+
+def test_a_reply_that_trickles_is_a_timeout():
+    with JudgeServer(lambda prompt: "1.0", trickle=0.2) as server:
+        (judged,) = llm(server, timeout=0.5).grade([PARIS])
+    assert isinstance(judged, JudgeFailure)
+    assert judged.reason == "timeout"
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b"{}", b'{"choices": []}', b"\xff\xfe", b'{"choices": [{"message": {}}]}']
+)
+def test_a_server_that_is_no_judge_is_found_out_and_never_grades(body):
+    with JudgeServer(lambda prompt: body) as server:
+        with pytest.raises(RequestError, match=r"^judge 'm' at "):
+            llm(server).preflight()
+        (judged,) = llm(server).grade([PARIS])
+    assert isinstance(judged, JudgeFailure)
+
+
+def test_the_judge_is_asked_without_randomness_and_for_a_short_reply():
+    with JudgeServer(lambda prompt: "1.0") as server:
+        llm(server, max_tokens=7).grade([PARIS])
+    (request,) = server.requests
+    assert (request["temperature"], request["max_tokens"], request["model"]) == (0.0, 7, "m")
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_failed_call_is_tried_again_as_often_as_set(retries):
+    with JudgeServer(lambda prompt: 500) as server:
+        LLMJudge(JudgeSettings(kind="openai", model="m", base_url=server.url, retries=retries)).grade([PARIS])
+        assert len(server.prompts) == 1 + retries
+
+
+def test_calls_under_way_keep_to_this_ranks_share(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with JudgeServer(lambda prompt: "0.0", latency=0.05) as server:
+        llm(server, concurrency=8).grade(triples(*(f"author {n}" for n in range(12))))
+        assert server.most_at_once <= 2

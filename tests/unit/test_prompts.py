@@ -70,6 +70,8 @@ def test_the_direct_answer_is_the_first_line_that_is_not_empty(response, answer)
         ("**Final Answer:** Paris", "Paris"),
         ("**Final answer**: **Paris**", "Paris"),
         ("The final answer is near.\nFinal answer: May 5, 1992", "May 5, 1992"),
+        ("Final answer:\nParis\nThat was hard.", "Paris"),
+        ("Final answer: Paris\nFinal answer:", "Paris"),
         ("thinking\nso it is Paris", "so it is Paris"),
         ("so it is Paris\nFinal answer:", "so it is Paris"),
         ("", ""),

@@ -160,6 +160,52 @@ def test_the_check_fails_when_a_question_stands_twice(tmp_path: Path) -> None:
         splits.check("worldfacts", tmp_path)
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_check_fails_when_questions_have_been_taken_out(split: str, tmp_path: Path) -> None:
+    manifest = read_manifest("worldfacts")
+    first = manifest.ids(split)[0]
+    write_manifest(replace(manifest, rows=tuple(row for row in manifest.rows if row.id != first)), tmp_path)
+    with pytest.raises(ManifestError, match=f"^worldfacts: {split} is not what seed 2605 draws: 1 .* them {first}; "):
+        splits.check("worldfacts", tmp_path)
+
+
+def test_the_check_fails_for_another_seed(tmp_path: Path) -> None:
+    write_manifest(replace(read_manifest("worldfacts"), seed=1), tmp_path)
+    with pytest.raises(ManifestError, match=r"^worldfacts: train is not what seed 1 draws"):
+        splits.check("worldfacts", tmp_path)
+
+
+def copied_manifests(folder: Path) -> Path:
+    for path in manifests_dir().glob("*.jsonl"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder / splits.OVERLAPS
+
+
+def test_the_committed_overlaps_belong_to_the_committed_manifests() -> None:
+    assert splits.check_overlaps() == committed_overlaps()
+
+
+def test_overlaps_that_were_made_for_other_manifests_fail_the_check(tmp_path: Path) -> None:
+    copied_manifests(tmp_path)
+    write_manifest(with_row(read_manifest("worldfacts"), committed_overlaps()[-1].test_id, split="train"), tmp_path)
+    with pytest.raises(ManifestError, match=r"overlaps.jsonl was made for other manifests"):
+        splits.check_overlaps(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"test_id": "x"}'])
+def test_malformed_overlaps_are_one_line(tmp_path: Path, text: str) -> None:
+    copied_manifests(tmp_path).write_text(text)
+    with pytest.raises(ManifestError, match=r"^cannot read [^\n]*; run `closedbook splits build`$"):
+        splits.check_overlaps(tmp_path)
+
+
+def test_a_source_is_the_full_one_only_if_every_split_is(nq: Path) -> None:
+    full = [read_source("worldfacts", "test")]
+    assert splits.variant(benchmark("worldfacts"), full) == "hub-full"
+    part = replace(full[0], rows=597)
+    assert splits.variant(benchmark("worldfacts"), [full[0], part]) == "mirror-subset"
+
+
 def test_an_unknown_benchmark_cannot_be_built() -> None:
     with pytest.raises(RequestError, match=r"^no benchmark 'pop'; there are "):
         splits.build("pop")
@@ -198,6 +244,16 @@ def test_a_missing_train_row_fails_the_check(nq: Path, mirror: Mirror) -> None:
     gone = make_question("nq", "who guards gate599", ["guard599"]).id
     mirror("nq", "train", rows(range(599)))
     with pytest.raises(SourceError, match=f"^nq, split train: 1 of the manifest's questions .* among them {gone};"):
+        splits.check("nq", nq)
+
+
+def test_a_missing_row_of_a_dropped_question_fails_the_check_too(nq: Path, mirror: Mirror) -> None:
+    gone = make_question("nq", "who guards gate599", ["guard599"]).id
+    manifest = read_manifest("nq", nq)
+    side = next(row.split for row in manifest.rows if row.id == gone)
+    write_manifest(with_row(manifest, gone, split="dropped", dropped_from=side, contained_in="x"), nq)
+    mirror("nq", "train", rows(range(599)))
+    with pytest.raises(SourceError, match=f"among them {gone};"):
         splits.check("nq", nq)
 
 

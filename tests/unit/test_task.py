@@ -181,3 +181,29 @@ def test_generation_never_stops_inside_an_answer():
     until = results["configs"]["worldfacts_dedup"]["generation_kwargs"]["until"]
     for answer in ("U.S. Navy", "May 5, 1992", "\nParis", "\n\nParis", "Dr. Dre: The Chronic"):
         assert not any(stop in answer for stop in until)
+
+
+def test_metrics_are_aggregated_so_that_missing_values_leave_the_mean_and_never_cost_a_bootstrap_in_vain():
+    judge = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    for metadata, expected in (({"judge": "rules"}, "mean"), ({"judge": judge}, "nanmean")):
+        manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=metadata)
+        task = manager.load(["worldfacts_dedup"])["tasks"]["worldfacts_dedup"]
+        declared = {entry["metric"]: entry for entry in task.config.metric_list}
+        assert declared["judge_correct"]["aggregation"] == expected
+        assert declared["judge_failed"] == {"metric": "judge_failed", "aggregation": "mean", "higher_is_better": False}
+
+
+def test_repeats_are_all_graded_and_averaged():
+    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata={"judge": "rules"})
+    task = manager.load(["worldfacts_dedup"])["tasks"]["worldfacts_dedup"]
+    task.set_config("repeats", 2)
+    golds = {question_prompt(q.question): q.answers[0] for q in load_questions("worldfacts", "test")}
+    turns = iter([False, True] * 5)
+    model = ScriptedModel(lambda prompt: golds[prompt] if next(turns) else "x")
+    results = simple_evaluate(model, tasks=[task], limit=5, bootstrap_iters=0)
+    assert figures(results)["judge_correct"] == 0.5
+
+
+def test_an_unknown_style_is_refused():
+    with pytest.raises(RequestError, match="no style 'haiku'; there are direct, cot"):
+        run("x", metadata={"style": "haiku"})
