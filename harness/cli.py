@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, one_line
+from closedbook.harness.statistics import Estimate
 
 if TYPE_CHECKING:
     from closedbook.harness.evaluate import Evaluation
@@ -50,7 +51,13 @@ for name, sub in (
 people = Console(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
-Names = Annotated[list[str] | None, typer.Argument(help="Benchmarks; all of them unless named.", show_default=False)]
+JudgeFlag = Annotated[str | None, typer.Option(help="rules or openai; else CLOSEDBOOK_JUDGE, else rules.")]
+JudgeModelFlag = Annotated[str | None, typer.Option(help="The judge's model; else CLOSEDBOOK_JUDGE_MODEL.")]
+JudgeUrlFlag = Annotated[str | None, typer.Option(help="The judge's server; else CLOSEDBOOK_JUDGE_BASE_URL.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="nq, triviaqa, popqa, simpleqa, worldfacts; all of them unless named.", show_default=False),
+]
 
 
 def print_json(value: object) -> None:
@@ -78,13 +85,19 @@ def _judge_settings(**flags: str | None) -> JudgeSettings:
     return judge_settings({"judge": stated}) or JudgeSettings(kind="rules")
 
 
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: bool = True) -> None:
+    """A table for people; `whole` keeps words and figures in one piece, for cells that are short."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=whole, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape("-" if cell is None else _cell(cell)) for cell in row))
     Console().print(table)
+
+
+def _cell(value: object) -> str:
+    """An estimate takes two lines, the figure and its interval, so that a row fits a narrow screen."""
+    return str(value).replace(" [", "\n[") if isinstance(value, Estimate) else str(value)
 
 
 @app.command("eval")
@@ -100,9 +113,9 @@ def eval_command(
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="rules or openai; else CLOSEDBOOK_JUDGE, else rules.")] = None,
-    judge_model: Annotated[str | None, typer.Option(help="The judge's model; else CLOSEDBOOK_JUDGE_MODEL.")] = None,
-    judge_url: Annotated[str | None, typer.Option(help="The judge's server; else CLOSEDBOOK_JUDGE_BASE_URL.")] = None,
+    judge: JudgeFlag = None,
+    judge_model: JudgeModelFlag = None,
+    judge_url: JudgeUrlFlag = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a rerun with the same one goes on from there.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -113,10 +126,11 @@ def eval_command(
     """
     from closedbook.harness.evaluate import evaluate, parse_model_args
 
+    settings = _judge_settings(kind=judge, model=judge_model, base_url=judge_url)
     done = evaluate(
         model,
         [task for task in tasks.split(",") if task],
-        judge=_judge_settings(kind=judge, model=judge_model, base_url=judge_url),
+        judge=settings,
         backend=backend,
         model_args=parse_model_args(model_args),
         limit=limit,
@@ -124,18 +138,18 @@ def eval_command(
         chat=chat,
         out=out,
     )
-    print_json(done.figures) if as_json else _print_evaluations([done])
+    print_json(done.figures) if as_json else _print_evaluations([done], settings.model or settings.kind)
 
 
-def _print_evaluations(evaluations: list[Evaluation]) -> None:
+def _print_evaluations(evaluations: list[Evaluation], judge: str) -> None:
     from closedbook.harness.metrics import METRICS
 
     rows = [
-        [task, figures["exact_match"].n, *(figures.get(metric, "-") for metric in METRICS)]
+        [task, figures["exact_match"].n, *(figures.get(metric) for metric in METRICS)]
         for evaluation in evaluations
         for task, figures in evaluation.figures.items()
     ]
-    _table("In per cent, with 95 % intervals", ["task", "n", *(metric.title for metric in METRICS.values())], rows)
+    _table(f"In per cent, with 95 % intervals; judge: {judge}", ["task", "n", *METRICS], rows)
     for evaluation in evaluations:
         people.print(f"run folder: {evaluation.folder}", highlight=False, soft_wrap=True)
 
@@ -157,13 +171,22 @@ def demo_command(
             ["right" if s.correct else "wrong", s.question, " / ".join(s.golds[:3]), s.answer]
             for s in examples(evaluation.samples)
         ]
-        _table(f"{next(iter(evaluation.figures))}: some answers", ["", "question", "gold", "the model's answer"], rows)
-    _print_evaluations(done)
+        _table(
+            f"{next(iter(evaluation.figures))}: some answers",
+            ["", "question", "gold", "the model's answer"],
+            rows,
+            whole=False,
+        )
+    _print_evaluations(done, "rules")
 
 
 @data_app.command("check")
 def data_check(names: Names = None, as_json: JsonFlag = False) -> None:
-    """Read every source and compare it with what the manifests pin."""
+    """Read every source and compare it with what the manifests pin.
+
+    `of` is the size of the full data set; merged rows ask the same words as an earlier one; unusable rows lack a
+    question, an answer or a subject.
+    """
     from closedbook.harness.manifests import check_sources
 
     reports = [
@@ -176,7 +199,7 @@ def data_check(names: Names = None, as_json: JsonFlag = False) -> None:
     else:
         _table(
             "Sources",
-            ["benchmark", "split", "rows", "on the hub", "questions", "merged", "unusable", "as pinned"],
+            ["benchmark", "split", "rows", "of", "questions", "merged", "unusable", "pinned"],
             [
                 [
                     r.benchmark,
@@ -277,7 +300,7 @@ def _print_manifests(manifests: Mapping[str, Manifest]) -> None:
     shown = [column for column in columns if any(column in m.counts for m in manifests.values())]
     _table(
         "Questions",
-        ["benchmark", "built from", *shown],
+        ["benchmark", "built from", *(column.replace("dropped from ", "dropped\n") for column in shown)],
         [[name, m.variant, *(f"{m.counts.get(column, 0):,}" for column in shown)] for name, m in manifests.items()],
     )
     for name, manifest in manifests.items():
@@ -344,7 +367,7 @@ def dedup_score(
         _table(
             "same_fact",
             ["", *names],
-            [[group, *(f"{entry[n]} n={entry[n].n}" for n in names)] for group, entry in figures.items()],
+            [[group, *(f"{entry[n]}\nn = {entry[n].n}" for n in names)] for group, entry in figures.items()],
         )
 
 
@@ -352,19 +375,26 @@ def dedup_score(
 def judge_grade(
     answers: Annotated[Path, typer.Argument(help="JSON Lines with question, golds and answer.")],
     out: Annotated[Path | None, typer.Option(help="Graded lines; by default beside the input, *.graded.jsonl.")] = None,
-    judge: Annotated[str | None, typer.Option(help="rules or openai; else CLOSEDBOOK_JUDGE, else rules.")] = None,
+    judge: JudgeFlag = None,
+    judge_model: JudgeModelFlag = None,
+    judge_url: JudgeUrlFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Grade answers: each line is written again with its grade, or with the reason why the judge failed."""
+    """Grade answers: each line is written again with its grade, or with the reason why the judge failed.
+
+    A line is like `{"question": "Capital of France?", "golds": ["Paris"], "answer": "It is Paris"}`.
+    """
     from closedbook.harness.judge import make_judge
     from closedbook.harness.judge.grading import grade_file
 
     out = out or answers.with_suffix(".graded.jsonl")
-    figures = grade_file(answers, out, make_judge(_judge_settings(kind=judge)))
+    figures = grade_file(answers, out, make_judge(_judge_settings(kind=judge, model=judge_model, base_url=judge_url)))
     if as_json:
         print_json({"overall": figures})
     else:
-        _table("Grades", ["", "share", "n"], [[name, figure, figure.n] for name, figure in figures.items()])
+        _table(
+            "Grades", ["", "per cent [95 %]", "n"], [[name, str(figure), figure.n] for name, figure in figures.items()]
+        )
         people.print(f"graded lines: {out}", highlight=False)
 
 

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def _check_local_model(model: str, given: Mapping[str, Any]) -> tuple[str, bool]
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    if model.startswith((".", "/", "~")) and not Path(model).is_dir():
+        raise RequestError(f"no folder {model}; name a model folder or a hub id")
     loading = {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
     try:
         config = AutoConfig.from_pretrained(model, **loading)
@@ -125,7 +128,9 @@ def check_tasks(tasks: Sequence[str]) -> None:
     wrong = next((task for task in tasks if task not in known), None)
     if wrong is not None or not tasks:
         asked = f"no task {wrong!r}" if tasks else "no task is named"
-        raise RequestError(f"{asked}; there are {', '.join(known)}")
+        meant = get_close_matches(f"{wrong}_dedup", known, n=1) if tasks else []
+        guess = f"did you mean {meant[0]}? " if meant else ""
+        raise RequestError(f"{asked}; {guess}there are {', '.join(known)}")
 
 
 @contextlib.contextmanager
@@ -282,6 +287,9 @@ def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], 
     public = {name: value for name, value in run.arguments.items() if not any(s in name.lower() for s in SECRETS)}
     judge = {"judge": run.judge.model_dump()} if run.judge else {}
     manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=public | judge)
+    manager.load(list(run.tasks))  # a source or a judge that cannot be had is found out before the model is loaded
+    if run.judge:
+        make_judge(run.judge).preflight()
     tracker = EvaluationTracker(output_path=str(folder))
     results = simple_evaluate(
         model=run.backend,

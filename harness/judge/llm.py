@@ -147,6 +147,7 @@ class LLMJudge:
                 messages=build_messages(triple),  # type: ignore[arg-type]  # the SDK wants its own typed dicts
                 temperature=0.0,
                 max_tokens=self.settings.max_tokens,
+                extra_body={"structured_outputs": {"choice": list(_LABELS)}} if self.settings.constrained else None,
             )
         return reply.choices[0].message.content or ""
 

@@ -1,9 +1,10 @@
 """Which judge: from the environment, or from lm-eval's `--metadata '{"judge": {...}}'`, which wins.
 
-CLOSEDBOOK_JUDGE            rules, or openai for any OpenAI-compatible server
-CLOSEDBOOK_JUDGE_MODEL      the model's name on that server
-CLOSEDBOOK_JUDGE_BASE_URL   the server, https://api.openai.com/v1 unless set
-OPENAI_API_KEY              the key; only ever read from the environment, since metadata is written to results
+- CLOSEDBOOK_JUDGE: rules, or openai for any OpenAI-compatible server.
+- CLOSEDBOOK_JUDGE_MODEL: the model's name on that server.
+- CLOSEDBOOK_JUDGE_BASE_URL: the server, https://api.openai.com/v1 unless set.
+- CLOSEDBOOK_JUDGE_CONSTRAINED: 1 for a vLLM server; it then allows no reply but 1.0 and 0.0.
+- OPENAI_API_KEY: the key; only ever read from the environment, since metadata is written to results.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class JudgeSettings(BaseModel):
         timeout: Seconds that one call may take.
         concurrency: Calls under way at once, over all ranks of a distributed run together.
         max_tokens: Longest reply; a judge that thinks aloud needs more.
+        constrained: Have the server allow no reply but the two numbers, by vLLM's `structured_outputs`. Other servers
+            may refuse a request that names it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +45,7 @@ class JudgeSettings(BaseModel):
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     retries: int = Field(default=4, ge=0)
     max_tokens: int = Field(default=16, ge=1)
+    constrained: bool = False
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
 
     @field_validator("base_url")
@@ -75,6 +79,7 @@ def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings |
         "kind": os.environ.get("CLOSEDBOOK_JUDGE"),
         "model": os.environ.get("CLOSEDBOOK_JUDGE_MODEL"),
         "base_url": os.environ.get("CLOSEDBOOK_JUDGE_BASE_URL"),
+        "constrained": os.environ.get("CLOSEDBOOK_JUDGE_CONSTRAINED"),
         "api_key": os.environ.get("OPENAI_API_KEY"),
     }
     given = {name: value for name, value in environment.items() if value} | dict(stated)

@@ -33,30 +33,40 @@ def test_an_api_model_behind_a_real_server_is_scored(vllm_server, tmp_path):
     assert all(row["resps"][0][0].strip() for row in rows)
 
 
-def test_a_real_llm_judge_accounts_for_every_answer(vllm_server, tmp_path, monkeypatch):
+@pytest.fixture
+def judge_grade(vllm_server, tmp_path, monkeypatch):
+    """Runs `closedbook judge grade` with the server as judge on 20 answers that no rule can decide."""
     answers = tmp_path / "answers.jsonl"
-    lines = [
-        {"question": "Who wrote Hamlet?", "golds": ["William Shakespeare"], "answer": f"author {n}"} for n in range(20)
-    ]
-    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monkeypatch.setenv("CLOSEDBOOK_JUDGE_MODEL", vllm_server.model)
-    monkeypatch.setenv("CLOSEDBOOK_JUDGE_BASE_URL", vllm_server.url)
-    command = [BIN / "closedbook", "judge", "grade", answers, "--judge", "openai", "--json"]
-    done = subprocess.run([str(p) for p in command], capture_output=True, text=True, timeout=300)
+    line = {"question": "Who wrote Hamlet?", "golds": ["William Shakespeare"]}
+    answers.write_text("".join(json.dumps(line | {"answer": f"author {n}"}) + "\n" for n in range(20)))
+
+    def run(model, constrained):
+        monkeypatch.setenv("CLOSEDBOOK_JUDGE_CONSTRAINED", constrained)
+        command = [
+            BIN / "closedbook", "judge", "grade", answers, "--json", "--judge", "openai", "--judge-model", model,
+            "--judge-url", vllm_server.url,
+        ]  # fmt: skip
+        return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def test_a_real_llm_judge_that_may_only_say_two_numbers_grades_every_answer(judge_grade, vllm_server):
+    done = judge_grade(vllm_server.model, "1")
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout)["overall"]
-    assert figures["judge_failed"]["n"] == 20
-    assert figures["correct"]["n"] == 20 - round(20 * figures["judge_failed"]["value"])
+    assert (figures["judge_failed"]["value"], figures["judge_failed"]["n"], figures["correct"]["n"]) == (0.0, 20, 20)
 
 
-def test_a_judge_without_that_model_is_refused_in_one_line(vllm_server, tmp_path, monkeypatch):
-    answers = tmp_path / "answers.jsonl"
-    answers.write_text('{"question": "q", "golds": ["g"], "answer": "a"}\n')
-    monkeypatch.setenv("CLOSEDBOOK_JUDGE_MODEL", "nosuch")
-    monkeypatch.setenv("CLOSEDBOOK_JUDGE_BASE_URL", vllm_server.url)
-    command = [BIN / "closedbook", "judge", "grade", answers, "--judge", "openai"]
-    done = subprocess.run([str(p) for p in command], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
+def test_a_real_model_that_talks_instead_of_grading_is_refused_in_one_line(judge_grade, vllm_server):
+    done = judge_grade(vllm_server.model, "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not 1.0 or 0.0; choose a model that follows the prompt" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_judge_without_that_model_is_refused_in_one_line(judge_grade):
+    done = judge_grade("nosuch", "1")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "closedbook: judge 'nosuch'" in done.stderr
     assert "refused a call: 404" in done.stderr
 

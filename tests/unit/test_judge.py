@@ -286,6 +286,13 @@ def test_a_server_that_is_no_judge_is_found_out_and_never_grades(body):
     assert isinstance(judged, JudgeFailure)
 
 
+@pytest.mark.parametrize(("constrained", "sent"), [(True, {"choice": ["1.0", "0.0"]}), (False, None)])
+def test_a_server_that_can_is_asked_to_allow_only_the_two_numbers(constrained, sent):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        llm(server, constrained=constrained).grade([PARIS])
+    assert server.requests[0].get("structured_outputs") == sent
+
+
 def test_the_judge_is_asked_without_randomness_and_for_a_short_reply():
     with JudgeServer(lambda prompt: "1.0") as server:
         llm(server, max_tokens=7).grade([PARIS])
