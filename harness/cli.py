@@ -69,6 +69,7 @@ def print_json(value: object) -> None:
         return str(thing)
 
     sys.stdout.write(json.dumps(value, indent=2, default=plain, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def _chosen(names: list[str] | None) -> list[str]:
@@ -157,6 +158,7 @@ def _print_evaluations(evaluations: list[Evaluation], judge: str) -> None:
 @app.command("demo")
 def demo_command(
     out: Annotated[Path, typer.Option(help="Where the run folders go.")] = Path("runs/demo"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Fewer questions, for a quick look.")] = None,
 ) -> None:
     """A small real model answers real questions and is graded; nothing to set up.
 
@@ -165,7 +167,7 @@ def demo_command(
     """
     from closedbook.harness.demo import examples, run_demo
 
-    done = run_demo(out)
+    done = run_demo(out, limit)
     for evaluation in done:
         rows = [
             ["right" if s.correct else "wrong", s.question, " / ".join(s.golds[:3]), s.answer]
@@ -406,7 +408,6 @@ def main() -> None:
     """Entry point: errors that a person can act on become one line and an exit code."""
     try:
         app()
-        sys.stdout.flush()
     except ClosedbookError as error:
         _complain(str(error))
         raise SystemExit(error.exit_code) from None

@@ -18,17 +18,17 @@ from closedbook.harness.small_model import small_model_dir
 POPQA_QUESTIONS = 200
 
 
-def run_demo(out: Path) -> list[Evaluation]:
-    """Evaluate the small model, on worldfacts and, where there is a mirror, on PopQA.
+def run_demo(out: Path, limit: int | None = None) -> list[Evaluation]:
+    """Evaluate the small model, on worldfacts and, where there is a mirror, on PopQA; `limit` asks fewer questions.
 
     Raises:
         WorkError: The small model cannot be prepared, or the evaluation failed.
     """
     model = str(small_model_dir())
     judge = JudgeSettings(kind="rules")
-    done = [evaluate(model, ["worldfacts_dedup"], judge=judge, out=out / "worldfacts")]
+    done = [evaluate(model, ["worldfacts_dedup"], judge=judge, limit=limit, out=out / "worldfacts")]
     if os.environ.get("CLOSEDBOOK_DATA"):
-        done.append(evaluate(model, ["popqa_dedup"], judge=judge, limit=POPQA_QUESTIONS, out=out / "popqa"))
+        done.append(evaluate(model, ["popqa_dedup"], judge=judge, limit=limit or POPQA_QUESTIONS, out=out / "popqa"))
     return done
 
 

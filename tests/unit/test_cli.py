@@ -233,10 +233,11 @@ def test_graded_lines_never_replace_the_input_or_a_device(closedbook, tmp_path):
     assert fifo.is_fifo()
 
 
-def test_a_receiver_of_the_output_that_is_full_is_one_line():
+@pytest.mark.parametrize("command", [["tasks", "list"], ["data", "list", "--json"]])
+def test_a_receiver_of_the_output_that_is_full_is_one_line(command):
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "closedbook.harness.cli", "tasks", "list"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        whole = [sys.executable, "-m", "closedbook.harness.cli", *command]
+        done = subprocess.run(whole, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert "closedbook: cannot go on" in done.stderr
     assert "Traceback" not in done.stderr

