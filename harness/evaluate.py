@@ -177,15 +177,19 @@ class _Run:
         parts = [self.identity, self.backend, sorted(self.arguments.items()), self.chat, installed_versions()]
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def public_arguments(self) -> dict[str, Any]:
+        """The backend's arguments, secrets masked."""
+        return {k: "***" if any(s in k.lower() for s in SECRETS) else v for k, v in self.arguments.items()}
+
     def described(self) -> dict[str, Any]:
         """For people and scripts to read, without secrets."""
-        shown = {k: "***" if any(s in k.lower() for s in SECRETS) else v for k, v in self.arguments.items()}
         judge = dict(make_judge(self.judge).identity) if self.judge else None
         return {
             "model": self.model,
             "identity": self.identity,
             "backend": self.backend,
-            "arguments": shown,
+            "arguments": self.public_arguments,
             "chat": self.chat,
             "tasks": list(self.tasks),
             "limit": self.limit,
@@ -284,11 +288,10 @@ def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], 
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
-    public = {name: value for name, value in run.arguments.items() if not any(s in name.lower() for s in SECRETS)}
     judge = {"judge": run.judge.model_dump()} if run.judge else {}
-    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=public | judge)
-    manager.load(list(run.tasks))  # a source or a judge that cannot be had is found out before the model is loaded
-    if run.judge:
+    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=run.public_arguments | judge)
+    manager.load(list(run.tasks))  # a source that cannot be had is found out before the model is loaded
+    if run.judge:  # and so is a judge; the tasks look again, later
         make_judge(run.judge).preflight()
     tracker = EvaluationTracker(output_path=str(folder))
     results = simple_evaluate(
@@ -307,7 +310,7 @@ def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], 
     if results is None:  # rank 0 gathers, saves and reports
         raise SystemExit(0)
     samples = results.pop("samples")
-    results["config"]["model_args"] = run.described()["arguments"]  # as written to disk: without secrets
+    results["config"]["model_args"] = run.public_arguments  # as written to disk: without secrets
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, rows in samples.items():
         tracker.save_results_samples(task_name=task, samples=[dict(row) for row in rows])

@@ -18,12 +18,13 @@ from typing import Literal
 
 from closedbook.harness import dedup
 from closedbook.harness.dedup import Decider, Decision, decide_by_rules
-from closedbook.harness.errors import ManifestError, one_line
-from closedbook.harness.files import write_text
+from closedbook.harness.errors import ManifestError, RequestError
+from closedbook.harness.files import read_jsonl, write_text
 from closedbook.harness.manifests import (
     SPLITS,
     Manifest,
     Row,
+    Split,
     check_source,
     load_questions,
     manifests_dir,
@@ -55,12 +56,16 @@ def partition(questions: Iterable[Question], sizes: Sequence[int], seed: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Questions of each split, before or after deduplication, and the decisions that dropped some."""
+    """Questions of each split, before or after deduplication.
+
+    Attributes:
+        dropped: What left a split: the split, and the decision that found its question contained elsewhere.
+    """
 
     train: list[Question]
     validation: list[Question]
     test: list[Question]
-    dropped: tuple[tuple[str, Decision], ...] = ()
+    dropped: tuple[tuple[Split, Decision], ...] = ()
 
 
 def draw(chosen: Benchmark, train: Source, test: Source, seed: int) -> Splits:
@@ -105,7 +110,7 @@ def deduplicate(
 
     recorded: set[tuple[str, str]] = set()
     train, test = splits.train, splits.test
-    dropped: list[tuple[str, Decision]] = []
+    dropped: list[tuple[Split, Decision]] = []
     if drop == "test":
         gone = dedup.strongest(decide(test, train))
         test = [question for question in test if question.id not in gone]
@@ -170,7 +175,7 @@ def build(
     )
 
 
-def _dropped_row(side: str, decision: Decision) -> Row:
+def _dropped_row(side: Split, decision: Decision) -> Row:
     return Row(
         decision.question,
         "dropped",
@@ -246,14 +251,18 @@ def check_overlaps(folder: Path | None = None) -> list[Overlap]:
     manifests = {name: read_manifest(name, folder) for name in benchmarks()}
     ids = {(name, split): set(m.ids(split)) for name, m in manifests.items() for split in SPLITS}
     try:
-        overlaps = [Overlap(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        stale = [
-            o.test_id
-            for o in overlaps
-            if o.test_id not in ids[o.test_benchmark, "test"] or o.train_id not in ids[o.train_benchmark, "train"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ManifestError(f"cannot read {path} ({one_line(error)}); run `closedbook splits build`") from error
+        overlaps = list(
+            read_jsonl(path, lambda row: Overlap(**row), "overlaps as `closedbook splits build` writes them")
+        )
+    except RequestError as error:
+        raise ManifestError(str(error)) from error
+    none: set[str] = set()
+    stale = [
+        o.test_id
+        for o in overlaps
+        if o.test_id not in ids.get((o.test_benchmark, "test"), none)
+        or o.train_id not in ids.get((o.train_benchmark, "train"), none)
+    ]
     if stale:
         raise ManifestError(
             f"{path} was made for other manifests ({min(stale)} is not in test); run `closedbook splits build`"
