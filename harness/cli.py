@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -26,7 +26,9 @@ from closedbook.harness.statistics import Estimate
 
 if TYPE_CHECKING:
     from closedbook.harness.evaluate import Evaluation
-    from closedbook.harness.judge import JudgeSettings
+    from closedbook.harness.judge import Judge, JudgeSettings
+    from closedbook.harness.judge.cascade import Plan
+    from closedbook.harness.judge.verdicts import FailureCount
     from closedbook.harness.manifests import Manifest
 
 app = typer.Typer(
@@ -51,9 +53,25 @@ for name, sub in (
 people = Console(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
-JudgeFlag = Annotated[str | None, typer.Option(help="rules or openai; else CLOSEDBOOK_JUDGE, else rules.")]
+JudgeFlag = Annotated[str | None, typer.Option(help="rules, openai or vllm; else CLOSEDBOOK_JUDGE, else rules.")]
 JudgeModelFlag = Annotated[str | None, typer.Option(help="The judge's model; else CLOSEDBOOK_JUDGE_MODEL.")]
 JudgeUrlFlag = Annotated[str | None, typer.Option(help="The judge's server; else CLOSEDBOOK_JUDGE_BASE_URL.")]
+JudgeSetFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Any other setting, NAME=VALUE, as often as needed: prompt=simpleqa, without=contains,name, "
+        "concurrency=64, requests_per_minute=500, max_tokens=512, price_in=0.15, price_out=0.6, cache=off, ...; "
+        "see docs/judge.md.",
+        show_default=False,
+    ),
+]
+BudgetFlag = Annotated[
+    float | None, typer.Option(help="Stop judging after so many dollars; needs price_in, price_out.")
+]
+MaxFailuresFlag = Annotated[
+    float | None, typer.Option(help="Share of answers that may stay ungraded before the command exits 1; else 0.01.")
+]
+DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print how many calls it would take, and end.")]
 Names = Annotated[
     list[str] | None,
     typer.Argument(help="nq, triviaqa, popqa, simpleqa, worldfacts; all of them unless named.", show_default=False),
@@ -78,12 +96,48 @@ def _chosen(names: list[str] | None) -> list[str]:
     return [benchmark(name).name for name in names] if names else list(benchmarks())
 
 
-def _judge_settings(**flags: str | None) -> JudgeSettings:
+def _judge_settings(
+    judge: str | None = None,
+    model: str | None = None,
+    url: str | None = None,
+    further: list[str] | None = None,
+    budget: float | None = None,
+    max_failures: float | None = None,
+) -> JudgeSettings:
     """The judge that flags and environment name, rules where they name none."""
     from closedbook.harness.judge import JudgeSettings, judge_settings
 
-    stated = {name: value for name, value in flags.items() if value}
-    return judge_settings({"judge": stated}) or JudgeSettings(kind="rules")
+    flags = {"kind": judge, "model": model, "base_url": url, "budget": budget, "max_failures": max_failures}
+    stated: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    for setting in further or ():
+        name, equals, value = setting.partition("=")
+        if not equals or name not in JudgeSettings.model_fields:
+            known = ", ".join(name for name in JudgeSettings.model_fields if name != "api_key")
+            raise RequestError(f"--judge-set: {name!r} is no setting; give NAME=VALUE with one of {known}")
+        stated[name] = value
+    return judge_settings({"judge": stated}, default="rules")
+
+
+def _print_plan(plan: Plan | None, as_json: bool) -> None:
+    """What judging would take; nothing with rules alone."""
+    if as_json:
+        print_json(plan or {"calls": 0})
+    elif plan is None:
+        typer.echo("0 calls: rules grade all answers")
+    else:
+        cost = "unknown: set price_in and price_out" if plan.dollars is None else f"about ${plan.dollars:.2f}"
+        typer.echo(
+            f"{plan.calls} calls at most, about {plan.prompt_tokens:,} prompt tokens, cost {cost}; of {plan.answers} "
+            f"answers {plan.repeated} are repeated, {plan.cached} in the cache, {plan.by_rule} decided by rules"
+        )
+
+
+def _end_if_too_many(failures: FailureCount, settings: JudgeSettings, kept: object) -> None:
+    """Exit code 1, after everything is saved and shown, where too many answers have no grade."""
+    if failures.share > settings.max_failures:
+        raise WorkError(f"{failures}; what was graded is kept in {kept}; the same command asks for the rest only")
+    if failures.failed:
+        people.print(f"note: {failures}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: bool = True) -> None:
@@ -117,6 +171,13 @@ def eval_command(
     judge: JudgeFlag = None,
     judge_model: JudgeModelFlag = None,
     judge_url: JudgeUrlFlag = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_judge_failures: MaxFailuresFlag = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="calibration.json of this judge: also report accuracy corrected for its errors.")
+    ] = None,
+    dry_run: DryRunFlag = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; a rerun with the same one goes on from there.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -125,12 +186,16 @@ def eval_command(
     Examples: `closedbook eval my/checkpoint --tasks closedbook`, or with an LLM as judge
     `closedbook eval my/checkpoint --judge openai --judge-model NAME --judge-url http://127.0.0.1:8000/v1`.
     """
-    from closedbook.harness.evaluate import evaluate, parse_model_args
+    from closedbook.harness.evaluate import evaluate, parse_model_args, plan_judging
 
-    settings = _judge_settings(kind=judge, model=judge_model, base_url=judge_url)
+    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
+    chosen = [task for task in tasks.split(",") if task]
+    if dry_run:
+        _print_plan(plan_judging(chosen, settings, limit), as_json)
+        return
     done = evaluate(
         model,
-        [task for task in tasks.split(",") if task],
+        chosen,
         judge=settings,
         backend=backend,
         model_args=parse_model_args(model_args),
@@ -138,19 +203,19 @@ def eval_command(
         batch_size=batch_size,
         chat=chat,
         out=out,
+        calibration=calibration,
     )
     print_json(done.figures) if as_json else _print_evaluations([done], settings.model or settings.kind)
+    _end_if_too_many(done.failures, settings, done.folder)
 
 
 def _print_evaluations(evaluations: list[Evaluation], judge: str) -> None:
     from closedbook.harness.metrics import METRICS
 
-    rows = [
-        [task, figures["exact_match"].n, *(figures.get(metric) for metric in METRICS)]
-        for evaluation in evaluations
-        for task, figures in evaluation.figures.items()
-    ]
-    _table(f"In per cent, with 95 % intervals; judge: {judge}", ["task", "n", *METRICS], rows)
+    every = [(task, figures) for evaluation in evaluations for task, figures in evaluation.figures.items()]
+    shown = [name for name in (*METRICS, "corrected") if any(name in figures for _, figures in every)]
+    rows = [[task, figures["exact_match"].n, *(figures.get(metric) for metric in shown)] for task, figures in every]
+    _table(f"In per cent, with 95 % intervals; judge: {judge}", ["task", "n", *shown], rows)
     for evaluation in evaluations:
         people.print(f"run folder: {evaluation.folder}", highlight=False, soft_wrap=True)
 
@@ -255,6 +320,7 @@ def splits_build(
     When all benchmarks are built, overlaps between them are written too.
     """
     from closedbook.harness import dedup, splits
+    from closedbook.harness.files import written_aside
     from closedbook.harness.manifests import write_manifest
 
     if drop not in ("test", "train"):
@@ -264,7 +330,7 @@ def splits_build(
     with ExitStack() as stack:
         options: dict[str, Any] = {}
         if ledger:
-            lines = stack.enter_context(_written_aside(ledger))
+            lines = stack.enter_context(written_aside(ledger))
             options["record"] = lambda decision: lines.write(dedup.to_json(decision) + "\n")
         for name in track(_chosen(names), "building manifests", console=people, transient=True):
             built[name] = splits.build(name, drop=drop, seed=seed, **options)  # type: ignore[arg-type]  # checked above
@@ -276,21 +342,6 @@ def splits_build(
         print_json(_summary(built))
     else:
         _print_manifests(built)
-
-
-@contextmanager
-def _written_aside(path: Path) -> Iterator[TextIO]:
-    """A file to write line by line, which takes its name only when it is whole."""
-    aside = path.with_name(f"{path.name}.part")
-    try:
-        with aside.open("w", encoding="utf-8") as lines:
-            yield lines
-        aside.replace(path)
-    except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror}; choose another file") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink()
 
 
 def _summary(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, object]]:
@@ -380,17 +431,27 @@ def judge_grade(
     judge: JudgeFlag = None,
     judge_model: JudgeModelFlag = None,
     judge_url: JudgeUrlFlag = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_judge_failures: MaxFailuresFlag = None,
+    dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Grade answers: each line is written again with its grade, or with the reason why the judge failed.
 
-    A line is like `{"question": "Capital of France?", "golds": ["Paris"], "answer": "It is Paris"}`.
+    A line is like `{"question": "Capital of France?", "golds": ["Paris"], "answer": "It is Paris"}`. What a judge
+    model replied is kept; the same command again asks for what is missing.
     """
-    from closedbook.harness.judge import make_judge
-    from closedbook.harness.judge.grading import grade_file
+    from closedbook.harness.judge import LLMJudge, make_judge
+    from closedbook.harness.judge.grading import grade_file, read_rows, triple_of
 
+    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
+    grader = make_judge(settings)
+    if dry_run:
+        _print_plan(grader.plan(map(triple_of, read_rows(answers))) if isinstance(grader, LLMJudge) else None, as_json)
+        return
     out = out or answers.with_suffix(".graded.jsonl")
-    figures = grade_file(answers, out, make_judge(_judge_settings(kind=judge, model=judge_model, base_url=judge_url)))
+    figures, failures = grade_file(answers, out, grader)
     if as_json:
         print_json({"overall": figures})
     else:
@@ -398,6 +459,104 @@ def judge_grade(
             "Grades", ["", "per cent [95 %]", "n"], [[name, str(figure), figure.n] for name, figure in figures.items()]
         )
         people.print(f"graded lines: {out}", highlight=False)
+    _print_spending(grader)
+    _end_if_too_many(failures, settings, out)
+
+
+@judge_app.command("calibrate")
+def judge_calibrate(
+    labels: Annotated[Path, typer.Argument(help="JSON Lines or parquet: question, golds, answer, correct, system.")],
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="Take the answers of this system only; may be repeated.", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take so many, spread evenly over the file.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the calibration goes.")] = Path("calibration.json"),
+    judge: JudgeFlag = None,
+    judge_model: JudgeModelFlag = None,
+    judge_url: JudgeUrlFlag = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_judge_failures: MaxFailuresFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare a judge with people: accuracy, false positives, false negatives and kappa, with intervals.
+
+    Example: `closedbook judge calibrate labels.parquet --judge openai --judge-model NAME --judge-url URL`. Then
+    `closedbook eval MODEL --calibration calibration.json` reports accuracy corrected for the judge's errors.
+    """
+    from closedbook.harness.judge import make_judge
+    from closedbook.harness.judge.calibration import calibrate, write_calibration
+
+    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
+    grader = make_judge(settings)
+    calibration = calibrate(labels, grader, system or (), limit)
+    write_calibration(calibration, out)
+    if as_json:
+        print_json(calibration.figures())
+    else:
+        names = ("accuracy", "fpr", "fnr", "kappa")
+        _table(
+            f"In per cent, with 95 % intervals, against people; judge: {settings.model or settings.kind}",
+            ["", "n", *names],
+            [
+                [group, entry["accuracy"].n, *(entry[n] for n in names)]
+                for group, entry in calibration.figures().items()
+            ],
+        )
+        people.print(f"calibration: {out}", highlight=False)
+    _print_spending(grader)
+    _end_if_too_many(calibration.failures, settings, out)
+
+
+@judge_app.command("attack")
+def judge_attack(
+    judge: JudgeFlag = None,
+    judge_model: JudgeModelFlag = None,
+    judge_url: JudgeUrlFlag = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_judge_failures: MaxFailuresFlag = None,
+    show: Annotated[bool, typer.Option("--show", help="Also print the answers that got through.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Try to fool a judge: the share of worthless answers that it calls right, by family of trick.
+
+    The answers ship with closedbook; all of them are wrong. A judge that lets some through can be gamed by a model that
+    is trained on its verdicts.
+    """
+    from closedbook.harness.judge import make_judge
+    from closedbook.harness.judge.attack import attack
+
+    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
+    grader = make_judge(settings)
+    report = attack(grader)
+    if as_json:
+        print_json(report.figures)
+    else:
+        _table(
+            f"Wrong answers called right, in per cent, with 95 % intervals; judge: {settings.model or settings.kind}",
+            ["family", "n", "fpr"],
+            [[family, entry["fpr"].n, entry["fpr"]] for family, entry in report.figures.items()],
+        )
+    if show:
+        for passed in report.passed:
+            people.print(f"{passed.family}: {passed.triple.answer!r}", highlight=False, markup=False, soft_wrap=True)
+    _print_spending(grader)
+    _end_if_too_many(report.failures, settings, "the cache")
+
+
+def _print_spending(judge: Judge) -> None:
+    """Calls, tokens and money, where there were any."""
+    from closedbook.harness.judge import LLMJudge
+
+    if isinstance(judge, LLMJudge):
+        spent = judge.spending
+        money = f", ${spent.dollars:.4f}" if judge.settings.priced else ""
+        people.print(
+            f"judge: {spent.calls} calls, {spent.prompt_tokens:,} + {spent.completion_tokens:,} tokens{money}",
+            highlight=False,
+        )
 
 
 def _complain(message: str) -> None:

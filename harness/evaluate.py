@@ -24,9 +24,13 @@ from typing import Any
 from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, one_line
 from closedbook.harness.files import tasks_dir, write_text
 from closedbook.harness.judge import JudgeSettings, make_judge
+from closedbook.harness.judge.calibration import read_calibration
+from closedbook.harness.judge.cascade import LLMJudge, Plan
+from closedbook.harness.judge.verdicts import FailureCount, Triple
+from closedbook.harness.manifests import load_questions
 from closedbook.harness.metrics import METRICS
 from closedbook.harness.provenance import installed_versions
-from closedbook.harness.statistics import Estimate, mean_over_tasks, proportion
+from closedbook.harness.statistics import Confusion, Estimate, corrected, mean_over_tasks, proportion
 
 LOCAL_BACKENDS = ("hf", "vllm")
 SECRETS = ("key", "token", "password")
@@ -45,11 +49,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a run found: figures by task or group and metric, the answers, and where everything was written."""
+    """What a run found: figures by task or group and metric, the answers, and where everything was written.
+
+    Attributes:
+        failures: Answers that the judge could not grade.
+    """
 
     figures: Mapping[str, Mapping[str, Estimate]]
     samples: tuple[Sample, ...]
     folder: Path
+    failures: FailureCount
 
 
 def task_names() -> list[str]:
@@ -234,6 +243,7 @@ def evaluate(
     batch_size: str | None = None,
     chat: bool | None = None,
     out: Path | None = None,
+    calibration: Path | None = None,
 ) -> Evaluation:
     """Score a model and write a run folder.
 
@@ -247,13 +257,16 @@ def evaluate(
         batch_size: Batch size as lm-eval takes it; by default "auto", and 32 where that would try for hours (a CPU).
         chat: Apply the chat template; by default when the model has one, or the backend speaks chat.
         out: Run folder; by default one under runs/ that is named after model, tasks and judge.
+        calibration: A calibration of this judge; accuracy corrected for the judge's errors is then reported too.
 
     Raises:
         RequestError: No such task, no such model, a model without tokenizer, or a judge that is wrongly set up.
         WorkError: The run failed or was interrupted. With the hf and API backends the same call goes on from the
             answers it has; vLLM keeps only those of a task that was finished.
     """
+    make_judge.cache_clear()  # a new run has a new budget
     check_tasks(tasks)
+    table = read_calibration(calibration, make_judge(judge)) if calibration and judge else None
     _check_backend(backend, batch_size)
     identity, has_template, arguments = _describe(model, backend, model_args or {})
     chat = has_template if chat is None else chat
@@ -271,7 +284,9 @@ def evaluate(
     except Exception as error:  # whatever lm-eval, a backend or the disk says, it ends this run and nothing else
         said = f"{type(error).__name__}: {one_line(error)}"
         raise WorkError(f"the run failed ({said}); answers so far are kept in {folder}") from error
-    figures, answers = read_samples(samples)
+    figures, answers, failures = read_samples(samples)
+    if table:
+        figures = {task: _with_corrected(entry, table) for task, entry in figures.items()}
     figures |= {
         group: _group_figures([figures[task] for task in members if task in figures])
         for group, members in results.get("group_subtasks", {}).items()
@@ -279,7 +294,37 @@ def evaluate(
     }
     written = {task: {name: asdict(value) for name, value in entry.items()} for task, entry in figures.items()}
     write_text(folder / "figures.json", json.dumps(written, indent=2) + "\n")
-    return Evaluation(figures, answers, folder)
+    return Evaluation(figures, answers, folder, failures)
+
+
+def _with_corrected(figures: Mapping[str, Estimate], table: Confusion) -> dict[str, Estimate]:
+    """Figures with accuracy corrected for the judge's errors beside the raw one."""
+    return {**figures, "corrected": corrected(figures["judge_correct"], table)}
+
+
+def plan_judging(tasks: Sequence[str], judge: JudgeSettings, limit: int | None = None) -> Plan | None:
+    """The calls that grading a run would take at most, as if no answer were decided by a rule; None without an LLM.
+
+    Raises:
+        RequestError: No such task, or a judge that is wrongly set up.
+    """
+    check_tasks(tasks)
+    grader = make_judge(judge)
+    if not isinstance(grader, LLMJudge):
+        return None
+    asked = [q for task in members(tasks) for q in load_questions(task.partition("_")[0], "test")[:limit]]
+    return grader.plan(Triple(q.question, q.answers, f"(an answer to {q.id})") for q in asked)
+
+
+def members(tasks: Sequence[str]) -> list[str]:
+    """The tasks, with groups resolved."""
+    import yaml
+
+    def of(task: str) -> list[str]:
+        described = yaml.safe_load((tasks_dir() / f"{task}.yaml").read_text(encoding="utf-8").partition("metadata:")[0])
+        return list(described["task"]) if "group" in described else [task]
+
+    return [member for task in tasks for member in of(task)]
 
 
 def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -325,8 +370,8 @@ def _group_figures(members: Sequence[Mapping[str, Estimate]]) -> dict[str, Estim
 
 def read_samples(
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> tuple[dict[str, dict[str, Estimate]], tuple[Sample, ...]]:
-    """Figures by task and metric, and the answers, from lm-eval's samples."""
+) -> tuple[dict[str, dict[str, Estimate]], tuple[Sample, ...], FailureCount]:
+    """Figures by task and metric, the answers, and how many have no grade, from lm-eval's samples."""
     figures = {
         task: {
             name: proportion(float(row[name]) for row in rows)
@@ -335,6 +380,11 @@ def read_samples(
         }
         for task, rows in samples.items()
     }
+    failures = FailureCount()
+    for row in (row for rows in samples.values() for row in rows):
+        for answer in row["filtered_resps"][0]:
+            if answer.judgement is not None:
+                failures.add(answer.judgement)
     answers = tuple(
         Sample(
             task=task,
@@ -346,4 +396,4 @@ def read_samples(
         for task, rows in samples.items()
         for row in rows
     )
-    return figures, answers
+    return figures, answers, failures

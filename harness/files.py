@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import platformdirs
 
@@ -44,20 +44,22 @@ def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T
         RequestError: The file cannot be read, or `parse` refuses a line (KeyError, TypeError or ValueError).
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = parse(json.loads(line)) if line.strip() else None
+                except (KeyError, TypeError, ValueError, RecursionError) as error:
+                    reason = f"{type(error).__name__}: {one_line(error)}"
+                    raise RequestError(f"{path}, line {number}: {reason}; give {wanted}") from error
+                if row is not None:
+                    yield row
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {one_line(error)}; name a JSON Lines file with {wanted}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line.strip():
-                yield parse(json.loads(line))
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise RequestError(f"{path}, line {number}: {reason}; give {wanted}") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing; a link is followed.
+@contextmanager
+def written_aside(path: Path) -> Iterator[TextIO]:
+    """A file to write piece by piece, which takes its name only when it is whole; a link is followed.
 
     Raises:
         RequestError: Something stands at `path` that is no regular file: a folder, a device.
@@ -70,7 +72,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -80,3 +82,14 @@ def write_text(path: Path, text: str) -> None:
     finally:
         with suppress(OSError):  # gone already where all went well, or never made
             aside.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing; a link is followed.
+
+    Raises:
+        RequestError: Something stands at `path` that is no regular file: a folder, a device.
+        WorkError: The file cannot be written (no space, no permission); what stood at `path` is untouched.
+    """
+    with written_aside(path) as file:
+        file.write(text)

@@ -1,7 +1,7 @@
 """The metrics of one question: values in [0, 1], or NaN where a value is not known.
 
 >>> metrics([Answer("It is Paris", Grade.CORRECT)], ["Paris"])
-{'exact_match': 0.0, 'contains': 1.0, 'judge_correct': 1.0, 'judge_failed': 0.0}
+{'exact_match': 0.0, 'contains': 1.0, 'judge_correct': 1.0, 'not_attempted': 0.0, 'judge_failed': 0.0}
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class Metric(NamedTuple):
 
     Attributes:
         judged: Whether it needs a judge.
+        prompt: The judge's prompt that can produce it, if not every one can.
         can_be_unknown: Whether a value can be NaN, which then leaves the mean.
     """
 
@@ -26,12 +27,14 @@ class Metric(NamedTuple):
     higher_is_better: bool = True
     judged: bool = False
     can_be_unknown: bool = False
+    prompt: str | None = None
 
 
 METRICS = {
     "exact_match": Metric("exact match"),
     "contains": Metric("contains"),
     "judge_correct": Metric("correct", judged=True, can_be_unknown=True),
+    "not_attempted": Metric("not attempted", False, judged=True, can_be_unknown=True, prompt="simpleqa"),
     "judge_failed": Metric("failed", higher_is_better=False, judged=True),
 }
 
@@ -54,6 +57,15 @@ class Answer:
                 return f"{self.text} [{grade}]"
 
 
+def metric_names(prompt: str | None) -> list[str]:
+    """Names of the metrics that a judge with this prompt brings; None for no judge."""
+    return [
+        name
+        for name, metric in METRICS.items()
+        if not metric.judged or (prompt is not None and metric.prompt in (None, prompt))
+    ]
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
@@ -71,5 +83,6 @@ def metrics(answers: Sequence[Answer], golds: Sequence[str]) -> dict[str, float]
     if judgements:
         grades = [judgement for judgement in judgements if isinstance(judgement, Grade)]
         values["judge_correct"] = _mean([float(grade is Grade.CORRECT) for grade in grades])
+        values["not_attempted"] = _mean([float(grade is Grade.NOT_ATTEMPTED) for grade in grades])
         values["judge_failed"] = 1 - len(grades) / len(judgements)
     return values

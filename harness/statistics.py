@@ -10,6 +10,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 
@@ -68,3 +73,109 @@ def mean_over_tasks(parts: Sequence[Estimate]) -> Estimate:
     variance = sum(value * (1 - value) / part.n for value, part in zip(values, parts, strict=True)) / len(values) ** 2
     reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(variance)
     return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach), n)
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """A judge against people: answers by what the judge said and what people said."""
+
+    true_positive: int = 0
+    false_positive: int = 0
+    true_negative: int = 0
+    false_negative: int = 0
+
+    @property
+    def n(self) -> int:
+        """Answers that both have graded."""
+        return self.true_positive + self.false_positive + self.true_negative + self.false_negative
+
+    @property
+    def right(self) -> int:
+        """Answers that people call right."""
+        return self.true_positive + self.false_negative
+
+    @property
+    def wrong(self) -> int:
+        """Answers that people call wrong."""
+        return self.true_negative + self.false_positive
+
+    def figures(self) -> dict[str, Estimate]:
+        """Accuracy, false positive rate, false negative rate and Cohen's kappa."""
+        return {
+            "accuracy": wilson(self.true_positive + self.true_negative, self.n),
+            "fpr": wilson(self.false_positive, self.wrong),
+            "fnr": wilson(self.false_negative, self.right),
+            "kappa": kappa(self),
+        }
+
+
+RESAMPLES = 10_000
+
+
+def kappa(table: Confusion) -> Estimate:
+    """Cohen's kappa with a percentile bootstrap interval; without a value where one side knows one grade only.
+
+    Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 20 (1960). The
+    bootstrap draws whole tables from a multinomial distribution, which is the same as drawing answers, and is seeded.
+    """
+    import numpy as np
+
+    cells = np.array(
+        [table.true_positive, table.false_positive, table.true_negative, table.false_negative], dtype=float
+    )
+    if not table.n or not table.right or not table.wrong:
+        return Estimate(None, None, None, table.n)
+    drawn = np.random.default_rng(0).multinomial(table.n, cells / table.n, size=RESAMPLES)
+    value, *resampled = _kappas(np.vstack([cells, drawn]))
+    low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(float(value), float(low), float(high), table.n)
+
+
+def _kappas(cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Kappa of each row of [tp, fp, tn, fn]; NaN where chance alone would agree always."""
+    import numpy as np
+
+    tp, fp, tn, fn = cells.T / cells.sum(axis=1)
+    chance = (tp + fp) * (tp + fn) + (tn + fn) * (tn + fp)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((tp + tn - chance) / (1 - chance))
+
+
+def corrected(raw: Estimate, table: Confusion) -> Estimate:
+    """Accuracy as an exact judge would have found it, from what this judge found and its errors on labelled answers.
+
+    The value is Rogan and Gladen's, "Estimating prevalence from the results of a screening test", American Journal of
+    Epidemiology 107 (1978), kept within [0, 1]. The interval is Lang and Reiczigel's, "Confidence limits for prevalence
+    of disease adjusted for estimated sensitivity and specificity", Preventive Veterinary Medicine 113 (2014): it
+    carries the uncertainty of the calibration too. Both suppose that the judge errs here as often as it did there.
+
+    Args:
+        raw: The share of answers that the judge called right, with its n.
+        table: The judge against people, on other answers.
+
+    Returns:
+        No value where there is no raw one, no label of one kind, or a judge no better than chance.
+    """
+    if raw.value is None or not table.right or not table.wrong:
+        return Estimate(None, None, None, raw.n)
+    sensitivity, specificity = table.true_positive / table.right, table.true_negative / table.wrong
+    if sensitivity + specificity <= 1:
+        return Estimate(None, None, None, raw.n)
+    value = _clip((raw.value + specificity - 1) / (sensitivity + specificity - 1))
+
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    n, right, wrong = raw.n + z**2, table.right + 2, table.wrong + 2
+    p = (raw.n * raw.value + z**2 / 2) / n
+    se, sp = (table.true_positive + 1) / right, (table.true_negative + 1) / wrong
+    if se + sp <= 1:
+        return Estimate(value, 0.0, 1.0, raw.n)
+    share = (p + sp - 1) / (se + sp - 1)
+    se_variance, sp_variance = se * (1 - se) / right, sp * (1 - sp) / wrong
+    shift = 2 * z**2 * (share * se_variance - (1 - share) * sp_variance)
+    spread = p * (1 - p) / n + share**2 * se_variance + (1 - share) ** 2 * sp_variance
+    reach = z * math.sqrt(spread) / (se + sp - 1)
+    return Estimate(value, min(value, _clip(share + shift - reach)), max(value, _clip(share + shift + reach)), raw.n)
+
+
+def _clip(value: float) -> float:
+    return min(1.0, max(0.0, value))

@@ -21,8 +21,9 @@ from lm_eval.api.task import ConfigurableTask
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge import NO_JUDGE_HINT, Judge, Judgement, Triple, judge_settings, make_judge
+from closedbook.harness.judge.verdicts import FailureCount
 from closedbook.harness.manifests import load_questions, read_manifest
-from closedbook.harness.metrics import METRICS, Answer, metrics
+from closedbook.harness.metrics import METRICS, Answer, metric_names, metrics
 from closedbook.harness.prompts import Style, extract_answer, question_prompt, template_digest
 from closedbook.harness.provenance import installed_versions
 
@@ -90,6 +91,7 @@ class ClosedbookTask(ConfigurableTask):
         if self.style not in get_args(Style):
             raise RequestError(f"metadata: no style {self.style!r}; there are {', '.join(get_args(Style))}")
         judging = judge_settings(metadata)
+        self.judging = judging
         self.judge: Judge | None = make_judge(judging) if judging else None
         if self.judge is None:
             _say_once(NO_JUDGE_HINT)
@@ -104,11 +106,10 @@ class ClosedbookTask(ConfigurableTask):
         return [
             {
                 "metric": name,
-                "aggregation": "nanmean" if can_fail and metric.can_be_unknown else "mean",
-                "higher_is_better": metric.higher_is_better,
+                "aggregation": "nanmean" if can_fail and METRICS[name].can_be_unknown else "mean",
+                "higher_is_better": METRICS[name].higher_is_better,
             }
-            for name, metric in METRICS.items()
-            if self.judge is not None or not metric.judged
+            for name in metric_names(self.judging.prompt if self.judging else None)
         ]
 
     def _provenance(self) -> dict[str, Any]:
@@ -166,12 +167,22 @@ class ClosedbookTask(ConfigurableTask):
         judged: Sequence[Judgement | None] = [None] * len(triples)
         if self.judge and not self._predicts_only:
             judged = self.judge.grade(triples)
+            self._warn_of_failures(judged)
         judgements = iter(judged)
         for instance, repeats in zip(self._instances, answers, strict=True):
             instance.filtered_resps["none"] = [Answer(text, next(judgements)) for text in repeats]
+
+    def _warn_of_failures(self, judged: Sequence[Judgement]) -> None:
+        """Say loudly that too many answers have no grade: a task cannot fail a run and have it saved too."""
+        failures = FailureCount()
+        for judgement in judged:
+            failures.add(judgement)
+        if self.judging and failures.share > self.judging.max_failures:
+            log.error("%s: %s; judge_correct rests on the others only", self.config.task, failures)
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Sequence[Answer]]) -> dict[str, Any]:
         """Metrics of one document, from judgements already made."""
         if self._predicts_only:
             return {"bypass": results}
-        return metrics(results[0], doc["answers"])
+        values = metrics(results[0], doc["answers"])
+        return {name: value for name, value in values.items() if name in self._metric_fn_list}

@@ -46,11 +46,17 @@ class ScriptedModel(LM):
         raise NotImplementedError("a scripted model generates only")
 
 
+def _prompt(request: dict[str, Any]) -> str:
+    """The user's turn of a request."""
+    return str(request["messages"][-1]["content"])
+
+
 class JudgeServer:
     """An OpenAI-compatible chat server on loopback that replies as `reply` says; a context manager.
 
     Args:
         reply: What to answer a prompt with.
+        reply_to_request: What to answer the body of a request with, instead.
         latency: Seconds before an answer.
         trickle: Seconds between the bytes of an answer.
         says: The message of a failure.
@@ -61,14 +67,22 @@ class JudgeServer:
     """
 
     def __init__(
-        self, reply: Callable[[str], Reply], latency: float = 0.0, trickle: float = 0.0, says: str = "scripted"
+        self,
+        reply: Callable[[str], Reply] | None = None,
+        latency: float = 0.0,
+        trickle: float = 0.0,
+        says: str = "scripted",
+        reply_to_request: Callable[[dict[str, Any]], Reply] | None = None,
     ) -> None:
         self.requests: list[dict[str, Any]] = []
         self.trickle, self.says = trickle, says
         self.most_at_once = 0
         self._open = 0
         self._lock = threading.Lock()
-        self._reply, self._latency = reply, latency
+        if (reply is None) == (reply_to_request is None):
+            raise TypeError("give either reply or reply_to_request")
+        self._reply = reply_to_request or (lambda request: reply(_prompt(request)))  # type: ignore[misc]
+        self._latency = latency
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
@@ -83,18 +97,17 @@ class JudgeServer:
     @property
     def prompts(self) -> list[str]:
         """The user's turn of every request."""
-        return [request["messages"][-1]["content"] for request in self.requests]
+        return [_prompt(request) for request in self.requests]
 
     def answer(self, request: dict[str, Any]) -> Reply:
         """The reply to one request."""
-        prompt = request["messages"][-1]["content"]
         with self._lock:
             self.requests.append(request)
             self._open += 1
             self.most_at_once = max(self.most_at_once, self._open)
         try:
             time.sleep(self._latency)
-            return self._reply(prompt)
+            return self._reply(request)
         finally:
             with self._lock:
                 self._open -= 1

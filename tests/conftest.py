@@ -98,14 +98,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test sees the settings of the person who runs it, or leaves any behind."""
+def clean_environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the settings or caches of the person who runs it, or leaves any behind."""
     before = dict(os.environ)
     seen = frozenset[str]().union(*(need.sees for need in _needs(request.node).values()))
     for name in before:
         ours = name.startswith("CLOSEDBOOK_") and not name.startswith("CLOSEDBOOK_REQUIRE_")
         if (ours or name == "OPENAI_API_KEY") and name not in seen:
             del os.environ[name]
+    if "CLOSEDBOOK_CACHE" not in seen:
+        os.environ["CLOSEDBOOK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
     os.environ.clear()
     os.environ.update(before)

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from closedbook.harness.judge.llm import LLMJudge
+from functools import cache
+
+from closedbook.harness.judge.cascade import LLMJudge
 from closedbook.harness.judge.rules import RulesJudge, contains, exact_match
 from closedbook.harness.judge.settings import NO_JUDGE_HINT, JudgeSettings, judge_settings
 from closedbook.harness.judge.verdicts import Grade, Judge, JudgeFailure, Judgement, Triple
@@ -28,6 +30,14 @@ __all__ = [
 ]
 
 
+@cache
 def make_judge(settings: JudgeSettings) -> Judge:
-    """The judge of these settings; call its `preflight` before relying on it."""
-    return RulesJudge() if settings.kind == "rules" else LLMJudge(settings)
+    """The judge of these settings; call its `preflight` before relying on it.
+
+    Equal settings give the same judge, so the tasks of a run share one budget and one preflight; `cache_clear` starts
+    afresh.
+
+    Raises:
+        RequestError: A rule is switched off that does not exist.
+    """
+    return RulesJudge(settings.without) if settings.kind == "rules" else LLMJudge(settings)

@@ -1,14 +1,18 @@
-"""`closedbook judge grade`: grade answers that stand in a file."""
+"""`closedbook judge grade`: grade answers that stand in a file, line by line, in memory that does not grow."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.files import read_jsonl, write_text
+from closedbook.harness.files import read_jsonl, written_aside
 from closedbook.harness.judge import Grade, Judge, JudgeFailure, Judgement, Triple
+from closedbook.harness.judge.verdicts import FailureCount
 from closedbook.harness.statistics import Estimate, wilson
 
 WANTED = "question and answer as text and golds as a list of texts"
@@ -22,17 +26,31 @@ def _checked(row: Any) -> dict[str, Any]:
     raise ValueError("it cannot be graded")
 
 
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows that can be graded, each with question, golds and answer.
+
+    Raises:
+        RequestError: The file cannot be read, or a line cannot be graded.
+    """
+    return read_jsonl(path, _checked, WANTED)
+
+
+def triple_of(row: dict[str, Any]) -> Triple:
+    """What is judged of a row."""
+    return Triple(row["question"], tuple(row["golds"]), row["answer"])
+
+
 def _graded(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
     if isinstance(judgement, JudgeFailure):
         return row | {"grade": None, "judge_failure": judgement.reason, "detail": judgement.detail}
     return row | {"grade": str(judgement)}
 
 
-def grade_file(path: Path, out: Path, judge: Judge) -> dict[str, Estimate]:
+def grade_file(path: Path, out: Path, judge: Judge) -> tuple[dict[str, Estimate], FailureCount]:
     """Grade every line of a file and write the graded lines.
 
     Returns:
-        Share of each grade among the graded answers, and the share of failures among all.
+        Share of each grade among the graded answers and of failures among all, and the failures.
 
     Raises:
         RequestError: No line, a malformed line, `out` is the input, or a judge that is wrongly set up.
@@ -40,13 +58,19 @@ def grade_file(path: Path, out: Path, judge: Judge) -> dict[str, Estimate]:
     """
     if out.resolve() == path.resolve():
         raise RequestError(f"{out} is the input; name another file for the graded lines")
-    rows = list(read_jsonl(path, _checked, WANTED))
-    if not rows:
+    # read beforehand where it can be read twice: a malformed line is found before anything is spent
+    total = sum(1 for _ in read_rows(path)) if path.is_file() or not path.exists() else None
+    if total == 0:
         raise RequestError(f"{path} holds no answers; give {WANTED}")
     judge.preflight()
-    judgements = judge.grade([Triple(row["question"], tuple(row["golds"]), row["answer"]) for row in rows])
-    graded = (_graded(row, judgement) for row, judgement in zip(rows, judgements, strict=True))
-    write_text(out, "".join(json.dumps(row) + "\n" for row in graded))
-    known = [judgement for judgement in judgements if isinstance(judgement, Grade)]
-    figures = {str(grade): wilson(known.count(grade), len(known)) for grade in Grade}
-    return figures | {"judge_failed": wilson(len(judgements) - len(known), len(judgements))}
+    counts: Counter[str] = Counter()
+    failures = FailureCount()
+    with written_aside(out) as lines:
+        rows, asked = tee(read_rows(path))
+        for row, judgement in zip(rows, judge.stream(map(triple_of, asked), total), strict=True):
+            lines.write(json.dumps(_graded(row, judgement)) + "\n")
+            failures.add(judgement)
+            if isinstance(judgement, Grade):
+                counts[judgement] += 1
+    figures = {str(grade): wilson(counts[grade], failures.graded) for grade in Grade}
+    return figures | {"judge_failed": wilson(failures.failed, failures.graded + failures.failed)}, failures

@@ -1,9 +1,9 @@
 """Which judge: from the environment, or from lm-eval's `--metadata '{"judge": {...}}'`, which wins.
 
-- CLOSEDBOOK_JUDGE: rules, or openai for any OpenAI-compatible server.
-- CLOSEDBOOK_JUDGE_MODEL: the model's name on that server.
+- CLOSEDBOOK_JUDGE: rules, openai for any OpenAI-compatible server, or vllm for an engine in this process.
+- CLOSEDBOOK_JUDGE_MODEL: the model's name on that server, or vllm's model folder.
 - CLOSEDBOOK_JUDGE_BASE_URL: the server, https://api.openai.com/v1 unless set.
-- CLOSEDBOOK_JUDGE_CONSTRAINED: 1 for a vLLM server; it then allows no reply but 1.0 and 0.0.
+- CLOSEDBOOK_JUDGE_<SETTING>: any other one of `JudgeSettings`, such as CLOSEDBOOK_JUDGE_BUDGET or _MAX_FAILURES.
 - OPENAI_API_KEY: the key; only ever read from the environment, since metadata is written to results.
 """
 
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, overload
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from closedbook.harness.errors import RequestError
+from closedbook.harness.files import cache_dir
 
 OPENAI_URL = "https://api.openai.com/v1"
 NO_JUDGE_HINT = (
@@ -29,24 +31,70 @@ class JudgeSettings(BaseModel):
     """Settings of a judge, checked.
 
     Attributes:
+        kind: rules, openai (any compatible server) or vllm (an engine in this process).
+        model: The model's name on the server; for vllm a folder or hub id.
+        prompt: The rubric: binary (right or wrong) or simpleqa (right, wrong or not attempted).
+        without: Names of rules that are switched off.
         timeout: Seconds that one call may take.
         concurrency: Calls under way at once, over all ranks of a distributed run together.
+        requests_per_minute: Rate limit, over all ranks; None for none.
+        tokens_per_minute: The same, by estimated tokens.
         max_tokens: Longest reply; a judge that thinks aloud needs more.
-        constrained: Have the server allow no reply but the two numbers, by vLLM's `structured_outputs`. Other servers
-            may refuse a request that names it.
+        constrained: How the server is told to allow no reply but the labels: choice (vLLM), schema (OpenAI), off, or
+            auto, which takes the first one that the server takes.
+        price_in: Dollars per million prompt tokens.
+        price_out: Dollars per million tokens of replies.
+        budget: Dollars after which no more calls are made. Calls under way are paid all the same.
+        max_failures: Share of answers that may stay ungraded.
+        cache: File of the replies, or "off".
+        memory_share: Share of a GPU's memory that vllm takes.
+        context: Longest prompt and reply of vllm, in tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["rules", "openai"]
+    kind: Literal["rules", "openai", "vllm"]
     model: str = ""
     base_url: str = OPENAI_URL
+    prompt: Literal["binary", "simpleqa"] = "binary"
+    without: tuple[str, ...] = ()
     concurrency: int = Field(default=32, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     retries: int = Field(default=4, ge=0)
     max_tokens: int = Field(default=16, ge=1)
-    constrained: bool = False
+    constrained: Literal["auto", "choice", "schema", "off"] = "auto"
+    price_in: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    price_out: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_failures: float = Field(default=0.01, ge=0, le=1)
+    cache: str = ""
+    memory_share: float = Field(default=0.4, gt=0, le=1)
+    context: int = Field(default=4096, ge=128)
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def priced(self) -> bool:
+        """Whether costs can be told."""
+        return self.price_in > 0 or self.price_out > 0
+
+    @property
+    def cache_path(self) -> Path | None:
+        """Where replies are kept; None for nowhere."""
+        return None if self.cache == "off" else Path(self.cache or cache_dir() / "judge.sqlite").expanduser()
+
+    @field_validator("without", mode="before")
+    @classmethod
+    def _names(cls, names: Any) -> Any:
+        """Names with commas, as in the environment."""
+        return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
+
+    @model_validator(mode="after")
+    def _budget_has_prices(self) -> JudgeSettings:
+        if self.budget is not None and not self.priced:
+            raise ValueError("a budget needs prices: set price_in and price_out, dollars per million tokens")
+        return self
 
     @field_validator("base_url")
     @classmethod
@@ -62,8 +110,26 @@ class JudgeSettings(BaseModel):
         return url
 
 
-def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings | None:
-    """Settings from the environment, overridden by `metadata["judge"]`; None when no judge is configured.
+VARIABLES = {
+    name: {"kind": "CLOSEDBOOK_JUDGE", "api_key": "OPENAI_API_KEY"}.get(name, f"CLOSEDBOOK_JUDGE_{name.upper()}")
+    for name in JudgeSettings.model_fields
+}
+
+
+@overload
+def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings | None: ...
+
+
+@overload
+def judge_settings(metadata: Mapping[str, Any] | None, default: str) -> JudgeSettings: ...
+
+
+def judge_settings(metadata: Mapping[str, Any] | None = None, default: str | None = None) -> JudgeSettings | None:
+    """Settings from the environment, overridden by `metadata["judge"]`.
+
+    Args:
+        metadata: lm-eval's metadata of a task.
+        default: The kind of judge where none is configured; without it the result is then None.
 
     Raises:
         RequestError: An unknown judge or setting, no model, no key for a server that needs one, or a key in metadata.
@@ -75,28 +141,23 @@ def judge_settings(metadata: Mapping[str, Any] | None = None) -> JudgeSettings |
         raise RequestError(f"judge: metadata wants a name or a mapping of settings, not {stated!r}")
     if leaked := [name for name in stated if "key" in str(name).lower()]:
         raise RequestError(f"judge: {leaked[0]!r} in metadata would be written to results; set OPENAI_API_KEY instead")
-    environment = {
-        "kind": os.environ.get("CLOSEDBOOK_JUDGE"),
-        "model": os.environ.get("CLOSEDBOOK_JUDGE_MODEL"),
-        "base_url": os.environ.get("CLOSEDBOOK_JUDGE_BASE_URL"),
-        "constrained": os.environ.get("CLOSEDBOOK_JUDGE_CONSTRAINED"),
-        "api_key": os.environ.get("OPENAI_API_KEY"),
-    }
+    environment = {name: os.environ.get(variable) for name, variable in VARIABLES.items()}
     given = {name: value for name, value in environment.items() if value} | dict(stated)
     if "kind" not in given:
-        return None
+        if default is None:
+            return None
+        given["kind"] = default
     try:
         settings = JudgeSettings.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         # an address that was refused may hold a password
-        shown = "" if first["loc"] == ("base_url",) else f"; got {first['input']!r}"
-        raise RequestError(f"judge: {'.'.join(map(str, first['loc']))}: {first['msg']}{shown}") from None
-    if settings.kind == "openai":
-        if not settings.model:
-            raise RequestError("judge: openai needs a model; set CLOSEDBOOK_JUDGE_MODEL")
-        if settings.api_key is None and settings.base_url == OPENAI_URL:
-            raise RequestError(
-                "judge: openai needs a key; set OPENAI_API_KEY, or CLOSEDBOOK_JUDGE_BASE_URL for a local server"
-            )
+        shown = f"; got {first['input']!r}" if first["loc"] and first["loc"] != ("base_url",) else ""
+        raise RequestError(f"judge: {'.'.join(map(str, first['loc'])) or 'budget'}: {first['msg']}{shown}") from None
+    if settings.kind != "rules" and not settings.model:
+        raise RequestError(f"judge: {settings.kind} needs a model; set CLOSEDBOOK_JUDGE_MODEL")
+    if settings.kind == "openai" and settings.api_key is None and settings.base_url == OPENAI_URL:
+        raise RequestError(
+            "judge: openai needs a key; set OPENAI_API_KEY, or CLOSEDBOOK_JUDGE_BASE_URL for a local server"
+        )
     return settings

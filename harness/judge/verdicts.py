@@ -6,8 +6,9 @@ pass@k. Scoring it as a wrong answer would measure the judge's server, not the m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
@@ -20,7 +21,7 @@ class Grade(StrEnum):
     NOT_ATTEMPTED = "not_attempted"
 
 
-Reason = Literal["timeout", "unparsable", "server"]
+Reason = Literal["timeout", "refused", "unparsable", "budget", "server"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class JudgeFailure:
     """No verdict could be had.
 
     Attributes:
-        reason: Why, in one word.
+        reason: Why, in one word. "refused": the server or the model declines; "budget": the money ran out before.
         detail: What happened, for people to read.
     """
 
@@ -70,6 +71,48 @@ class Judge(Protocol):
         """
         ...
 
-    def grade(self, triples: Sequence[Triple]) -> list[Judgement]:
-        """One judgement per triple, in order. Failures are returned, never raised."""
+    def stream(self, triples: Iterable[Triple], total: int | None = None) -> Iterator[Judgement]:
+        """One judgement per triple, in order, in memory that does not grow. Failures are returned, never raised.
+
+        `total` is how many there will be, for the progress bar.
+        """
         ...
+
+    def grade(self, triples: Iterable[Triple]) -> list[Judgement]:
+        """The same as a list."""
+        ...
+
+
+@dataclass(slots=True)
+class FailureCount:
+    """Counts judgements, and says in one line how many failed and why."""
+
+    graded: int = 0
+    reasons: Counter[Reason] = field(default_factory=Counter)
+    details: dict[Reason, str] = field(default_factory=dict)
+
+    def add(self, judgement: Judgement) -> None:
+        """Count one judgement."""
+        if isinstance(judgement, JudgeFailure):
+            self.reasons[judgement.reason] += 1
+            self.details.setdefault(judgement.reason, judgement.detail)
+        else:
+            self.graded += 1
+
+    @property
+    def failed(self) -> int:
+        """Answers without a grade."""
+        return self.reasons.total()
+
+    @property
+    def share(self) -> float:
+        """Their share of all."""
+        return self.failed / max(1, self.failed + self.graded)
+
+    def __str__(self) -> str:
+        """How many, and why most of them."""
+        said = f"{self.failed} of {self.failed + self.graded} answers could not be graded"
+        if not self.failed:
+            return said
+        (reason, _), *_ = self.reasons.most_common(1)
+        return f"{said} ({reason}: {self.details[reason]})"

@@ -35,6 +35,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(autouse=True)
+def own_judge_cache(clean_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Replies of a test's judge are not kept for the next one."""
+    monkeypatch.setenv("CLOSEDBOOK_JUDGE_CACHE", str(tmp_path / "judge.sqlite"))
+
+
 @pytest.fixture(scope="session")
 def vllm_bin() -> Path:
     """The scripts of the environment with vLLM: this one, or .venv-vllm beside the checkout."""

@@ -39,6 +39,8 @@ COMMANDS = [
     "tasks list",
     "dedup score",
     "judge grade",
+    "judge calibrate",
+    "judge attack",
 ]
 
 
@@ -148,7 +150,11 @@ def test_judge_grade_keeps_a_failure_apart_from_a_wrong_answer(closedbook, tmp_p
     with JudgeServer(lambda prompt: "dunno" if "Rome" in prompt else "1.0") as server:
         monkeypatch.setenv("CLOSEDBOOK_JUDGE_BASE_URL", server.url)
         monkeypatch.setenv("CLOSEDBOOK_JUDGE_MODEL", "m")
-        _, out, _ = closedbook("judge", "grade", answers, "--judge", "openai", "--json")
+        code, out, err = closedbook("judge", "grade", answers, "--judge", "openai", "--json")
+        lenient = closedbook("judge", "grade", answers, "--judge", "openai", "--json", "--max-judge-failures", 1)
+    assert code == 1
+    assert "1 of 1 answers could not be graded (unparsable: the judge replied 'dunno', not 1.0 or 0.0)" in err
+    assert lenient[:2] == (0, out)
     figures = json.loads(out)["overall"]
     assert figures["judge_failed"]["value"] == 1.0
     assert figures["incorrect"] == {"value": None, "low": None, "high": None, "n": 0}
@@ -181,6 +187,79 @@ def test_grades_that_cannot_be_written_exit_with_1(closedbook, tmp_path):
     assert "cannot write" in err
 
 
+@pytest.fixture
+def answers(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    rows = [{"question": "q", "golds": ["Paris"], "answer": f"town {n}"} for n in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_spent_budget_ends_with_1_and_the_next_run_asks_for_the_rest(closedbook, answers):
+    from closedbook.harness.judge import make_judge
+    from closedbook.harness.testing import JudgeServer
+
+    with JudgeServer(lambda prompt: "0.0") as server:
+        flags = ["--judge", "openai", "--judge-model", "m", "--judge-url", server.url, "--json",
+                 "--judge-set", "price_in=1e6", "--judge-set", "concurrency=1"]  # fmt: skip
+        code, out, err = closedbook("judge", "grade", answers, *flags, "--budget", 4)
+        assert code == 1
+        assert "(budget: the judge's budget of $4 is spent); what was graded is kept in " in err
+        assert json.loads(out)["overall"]["judge_failed"]["value"] == 0.5
+        make_judge.cache_clear()
+        assert closedbook("judge", "grade", answers, *flags)[0] == 0
+        assert sum("town" in prompt for prompt in server.prompts) == 6
+
+
+def test_a_dry_run_counts_and_asks_nobody(closedbook, answers):
+    flags = ["--judge", "openai", "--judge-model", "m", "--judge-url", "http://127.0.0.1:9/v1", "--dry-run"]
+    code, out, _ = closedbook("judge", "grade", answers, *flags, "--json")
+    assert (code, json.loads(out)["calls"], json.loads(out)["dollars"]) == (0, 6, None)
+    code, out, _ = closedbook("judge", "grade", answers, *flags, "--judge-set", "price_in=2")
+    assert out.startswith("6 calls at most, about ")
+    assert "cost about $0.00" in out
+    code, out, _ = closedbook("eval", "no/model", "--limit", 3, *flags, "--json")
+    assert (code, json.loads(out)["calls"]) == (0, 3)
+    assert closedbook("eval", "no/model", "--dry-run")[:2] == (0, "0 calls: rules grade all answers\n")
+    assert not answers.with_suffix(".graded.jsonl").exists()
+
+
+@pytest.mark.parametrize(("setting", "said"), [("speed=9", "'speed' is no setting"), ("prompt", "'prompt' is no"),
+                                               ("concurrency=x", "concurrency: "), ("without=luck", "no rule 'luck'"),
+                                               ("api_key=s", "'api_key' in metadata")])  # fmt: skip
+def test_a_setting_of_the_judge_that_is_wrong_is_one_line(closedbook, answers, setting, said):
+    code, _, err = closedbook("judge", "grade", answers, "--judge-set", setting)
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_judge_calibrate_prints_figures_and_saves_them(closedbook, tmp_path):
+    labels, out = tmp_path / "labels.jsonl", tmp_path / "calibration.json"
+    row = {"question": "q", "golds": ["Paris"], "system": "s"}
+    rows = [row | {"answer": "Paris", "correct": True}, row | {"answer": "Rome", "correct": False}]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, printed, _ = closedbook("judge", "calibrate", labels, "--out", out, "--json")
+    figures = json.loads(printed)
+    assert code == 0
+    assert set(figures) == {"overall", "system: s", "length: 1-5 words"}
+    assert {name: entry["value"] for name, entry in figures["overall"].items()} == {
+        "accuracy": 1.0, "fpr": 0.0, "fnr": 0.0, "kappa": 1.0,
+    }  # fmt: skip
+    assert json.loads(out.read_text())["figures"] == figures
+    code, printed, err = closedbook("judge", "calibrate", labels, "--out", out, "--system", "s", "--limit", 1)
+    assert (code, "overall" in printed, str(out) in err.replace("\n", "")) == (0, True, True)
+
+
+def test_judge_attack_prints_a_rate_for_every_family(closedbook):
+    code, out, _ = closedbook("judge", "attack", "--json")
+    figures = json.loads(out)
+    assert code == 0
+    assert len(figures) == 11
+    assert figures["overall"]["fpr"]["value"] == 0.0
+    assert "gold_fishing" in closedbook("judge", "attack", "--show")[1]
+
+
 def test_the_module_runs_as_a_command():
     done = subprocess.run(
         [sys.executable, "-m", "closedbook.harness.cli", "tasks", "path"],
@@ -201,8 +280,9 @@ def test_an_answer_may_hold_any_character_that_json_allows(closedbook, tmp_path)
 
 
 def test_a_ledger_that_cannot_be_written_is_one_line(closedbook, tmp_path):
+    (tmp_path / "file").write_text("")
     code, _, err = closedbook(
-        "splits", "build", "worldfacts", "--out", tmp_path, "--ledger", tmp_path / "no" / "ledger"
+        "splits", "build", "worldfacts", "--out", tmp_path, "--ledger", tmp_path / "file" / "ledger"
     )
     assert code == 1
     assert "cannot write" in err

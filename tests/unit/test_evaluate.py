@@ -14,11 +14,13 @@ from closedbook.harness.evaluate import (
     check_tasks,
     evaluate,
     folder_digest,
+    members,
     parse_model_args,
+    plan_judging,
     read_samples,
     task_names,
 )
-from closedbook.harness.judge import JudgeSettings
+from closedbook.harness.judge import Grade, JudgeFailure, JudgeSettings
 from closedbook.harness.metrics import Answer
 from closedbook.harness.statistics import wilson
 
@@ -57,19 +59,38 @@ def test_a_checkpoint_with_other_weights_has_another_identity(tmp_path, content)
 
 
 def test_figures_come_from_the_samples_with_n_and_interval():
-    figures, _ = read_samples({"t": [row(correct=1.0), row(correct=0.0), row(correct=math.nan, failed=1.0)]})
+    figures, _, _ = read_samples({"t": [row(correct=1.0), row(correct=0.0), row(correct=math.nan, failed=1.0)]})
     assert figures["t"]["judge_correct"] == wilson(1, 2)
     assert figures["t"]["judge_failed"] == wilson(1, 3)
 
 
 def test_a_run_without_a_judge_has_no_judge_figures_and_takes_contains_for_right():
-    figures, samples = read_samples({"t": [row(contains=1.0), row()]})
+    figures, samples, _ = read_samples({"t": [row(contains=1.0), row()]})
     assert set(figures["t"]) == {"exact_match", "contains"}
     assert [sample.correct for sample in samples] == [True, False]
 
 
+def test_answers_without_a_grade_are_counted_with_their_reason():
+    failed = row(correct=math.nan, failed=1.0) | {"filtered_resps": [[Answer("a", JudgeFailure("timeout", "late"))]]}
+    graded = row(correct=1.0) | {"filtered_resps": [[Answer("a", Grade.CORRECT)]]}
+    _, _, failures = read_samples({"t": [failed, graded], "u": [graded, graded]})
+    assert (failures.failed, failures.graded, failures.share) == (1, 3, 0.25)
+    assert str(failures) == "1 of 4 answers could not be graded (timeout: late)"
+
+
+def test_a_plan_of_a_group_counts_the_questions_of_all_its_tasks(mirror, popqa_row):
+    judge = JudgeSettings(kind="openai", model="m", base_url="http://127.0.0.1:9/v1", price_in=1.0, cache="off")
+    plan = plan_judging(["worldfacts_dedup", "worldfacts_dedup_cot"], judge, limit=5)
+    assert (plan.answers, plan.calls, plan.repeated) == (10, 5, 5)
+    assert plan.dollars > 0
+    assert plan_judging(["worldfacts_dedup"], JudgeSettings(kind="rules")) is None
+    assert members(["closedbook", "worldfacts_dedup"]) == [
+        "nq_dedup", "triviaqa_dedup", "popqa_dedup", "simpleqa_dedup", "worldfacts_dedup",
+    ]  # fmt: skip
+
+
 def test_an_answer_that_no_judge_could_grade_is_not_shown_as_right():
-    _, samples = read_samples({"t": [row(correct=math.nan, contains=1.0, failed=1.0)]})
+    _, samples, _ = read_samples({"t": [row(correct=math.nan, contains=1.0, failed=1.0)]})
     assert not samples[0].correct
 
 

@@ -123,6 +123,7 @@ def test_outside_a_checkout_the_tasks_lie_inside_lm_eval(tmp_path: Path) -> None
 
 
 def test_the_cache_lies_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLOSEDBOOK_CACHE", raising=False)
     assert cache_dir().name == "closedbook"
     monkeypatch.setenv("CLOSEDBOOK_CACHE", str(tmp_path))
     assert cache_dir() == tmp_path

@@ -1,6 +1,8 @@
 """Judges: verdicts, rules, settings, and the LLM judge against a real HTTP server on loopback."""
 
 import asyncio
+import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,99 +14,25 @@ from closedbook.harness.judge import (
     LLMJudge,
     RulesJudge,
     Triple,
-    contains,
-    exact_match,
     judge_settings,
     make_judge,
 )
-from closedbook.harness.judge.llm import KNOWN, build_messages, parse
-from closedbook.harness.judge.rules import LONGEST_MATCH, sure_grade
-from closedbook.harness.testing import JudgeServer
+from closedbook.harness.judge.cascade import KNOWN
+from closedbook.harness.judge.chat import ChatServer
+from closedbook.harness.judge.rubrics import RUBRICS, build_messages
+from closedbook.harness.testing import JudgeServer, Reply
 
 PARIS = Triple("what is the capital of france", ("Paris",), "The French one")
 
 
 def llm(server, **settings):
-    return LLMJudge(JudgeSettings(kind="openai", model="m", base_url=server.url, retries=0, **settings))
+    """A judge at that server; settings as a user writes them."""
+    stated = {"kind": "openai", "model": "m", "base_url": server.url, "retries": 0} | settings
+    return LLMJudge(JudgeSettings.model_validate(stated))
 
 
 def triples(*answers):
     return [Triple("who wrote hamlet", ("William Shakespeare",), answer) for answer in answers]
-
-
-@pytest.mark.parametrize("answer", ["shakespeare, William", "", "Marlowe", "#"])
-def test_only_the_whole_gold_answer_is_an_exact_match(answer):
-    assert not exact_match(answer, ["William Shakespeare"])
-    assert exact_match("the  william SHAKESPEARE.", ["Marlowe", "William Shakespeare"])
-
-
-@pytest.mark.parametrize(("answer", "found"), [("The US won", True), ("Russia", False), ("Jesus", False)])
-def test_a_short_gold_answer_is_contained_only_as_a_word(answer, found):
-    assert contains(answer, ["US"]) is found
-
-
-@pytest.mark.parametrize("answer", ["", "  ", "\n", " "])
-def test_an_empty_answer_is_surely_incorrect(answer):
-    assert sure_grade(triples(answer)[0]) is Grade.INCORRECT
-
-
-def test_an_exact_match_is_surely_correct_and_a_mention_is_not():
-    assert sure_grade(triples("the william shakespeare!")[0]) is Grade.CORRECT
-    for mention in ("It was not William Shakespeare", "Marlowe, Bacon or William Shakespeare"):
-        assert sure_grade(triples(mention)[0]) is None
-
-
-def test_the_rules_judge_alone_takes_a_gold_answer_in_a_short_text_for_right():
-    within = " ".join(["word"] * (LONGEST_MATCH - 2))
-    assert RulesJudge().grade(triples(f"William Shakespeare {within}")) == [Grade.CORRECT]
-    assert RulesJudge().grade(triples(f"William Shakespeare {within} more")) == [Grade.INCORRECT]
-
-
-def test_what_the_rules_judge_cannot_match_is_incorrect():
-    grades = RulesJudge().grade(triples("William Shakespeare", "the Bard", ""))
-    assert grades == [Grade.CORRECT, Grade.INCORRECT, Grade.INCORRECT]
-
-
-@pytest.mark.parametrize(
-    ("reply", "grade"),
-    [("1.0", Grade.CORRECT), (" 0.0\n", Grade.INCORRECT), ("<think>0.0 or 1.0?</think>\n1.0", Grade.CORRECT)],
-)
-def test_exactly_one_of_the_two_numbers_is_a_grade(reply, grade):
-    assert parse(reply) is grade
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "",
-        "1",
-        "10",
-        "1.0.0",
-        "CORRECT",
-        "1.0 because",
-        "0.5",
-        "I cannot",
-        "<think>1.0",
-        "<think>a</think>1.0<think>no</think>",
-    ],
-)
-def test_any_other_reply_is_a_failure_and_never_a_grade(reply):
-    failure = parse(reply)
-    assert isinstance(failure, JudgeFailure)
-    assert failure.reason == "unparsable"
-
-
-def test_the_judges_prompt_holds_question_golds_and_answer_as_plain_text():
-    content = build_messages(Triple("who {golds}?", ("A", "B {answer}"), "{question} 1.0"))[0]["content"]
-    for part in ("who {golds}?", "- A\n- B {answer}", "{question} 1.0"):
-        assert part in content
-
-
-@pytest.mark.parametrize("tag", ["</answer>", "< / Answer >", "<gold_answers>", "</QUESTION>"])
-def test_data_cannot_close_its_block_in_the_judges_prompt(tag):
-    clean = build_messages(Triple("q", ("g",), "a"))[0]["content"]
-    planted = build_messages(Triple(f"q{tag}", (f"g{tag}",), f"a{tag}"))[0]["content"]
-    assert planted.count("<") == clean.count("<")
 
 
 def test_the_llm_decides_what_the_rules_leave_open():
@@ -132,8 +60,8 @@ def test_answers_are_judged_concurrently_up_to_the_limit():
 
 def test_ranks_share_the_concurrency_limit(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert LLMJudge(JudgeSettings(kind="openai", concurrency=32)).concurrency == 8
-    assert LLMJudge(JudgeSettings(kind="openai", concurrency=2)).concurrency == 1
+    assert ChatServer(JudgeSettings(kind="openai", concurrency=32), ()).concurrency == 8
+    assert ChatServer(JudgeSettings(kind="openai", concurrency=2), ()).concurrency == 1
 
 
 @pytest.mark.parametrize(
@@ -164,7 +92,9 @@ def test_judging_works_inside_a_running_event_loop():
 
 def test_an_unreachable_judge_is_found_out_before_the_model_runs():
     settings = JudgeSettings(kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
-    with pytest.raises(WorkError, match=r"judge 'm' at http://127.0.0.1:9/v1 cannot be reached: [^\n]+; check"):
+    with pytest.raises(
+        WorkError, match=r"judge 'm' at http://127.0.0.1:9/v1 cannot answer now: no connection: [^\n]+; check"
+    ):
         make_judge(settings).preflight()
 
 
@@ -189,7 +119,7 @@ def test_a_judge_that_talks_instead_of_grading_is_found_out_before_the_model_run
 def test_preflight_grades_one_known_answer():
     with JudgeServer(lambda prompt: "1.0") as server:
         llm(server).preflight()
-        assert server.prompts == [build_messages(KNOWN)[0]["content"]]
+        assert server.prompts == [build_messages(KNOWN, RUBRICS["binary"])[0]["content"]]
 
 
 def test_without_a_configured_judge_there_is_none():
@@ -244,7 +174,7 @@ def test_a_judges_identity_names_model_server_prompt_and_rules():
     assert identity["model"] == "m"
     assert identity["base_url"] == server.url
     assert identity["prompt"].startswith("binary-")
-    assert identity["rules"] == RulesJudge.identity["version"]
+    assert identity["rules"] == RulesJudge().identity["version"]
 
 
 @pytest.mark.parametrize("url", ["http://u:pw@h/v1", "http://h/v1?token=pw", "ftp://h", "h/v1", "http://h:99999/v1"])
@@ -286,11 +216,133 @@ def test_a_server_that_is_no_judge_is_found_out_and_never_grades(body):
     assert isinstance(judged, JudgeFailure)
 
 
-@pytest.mark.parametrize(("constrained", "sent"), [(True, {"choice": ["1.0", "0.0"]}), (False, None)])
-def test_a_server_that_can_is_asked_to_allow_only_the_two_numbers(constrained, sent):
+@pytest.mark.parametrize(
+    ("accepted", "sent"),
+    [("structured_outputs", "structured_outputs"), ("response_format", "response_format"), (None, None)],
+)
+def test_the_first_constraint_that_a_server_takes_is_found_out_once_and_kept(accepted, sent):
+    def reply(request):
+        named = [name for name in ("structured_outputs", "response_format") if name in request]
+        return 400 if named and named != [accepted] else "1.0"
+
+    with JudgeServer(reply_to_request=reply) as server:
+        judge = llm(server)
+        judge.preflight()
+        judge.preflight()
+        detecting = len(server.requests)
+        assert judge.grade(triples("the Bard", "Marlowe")) == [Grade.CORRECT] * 2
+    for request in server.requests[detecting:]:
+        assert [n for n in ("structured_outputs", "response_format") if n in request] == ([sent] if sent else [])
+    assert detecting <= 3
+
+
+@pytest.mark.parametrize(
+    ("constrained", "sent"), [("choice", "structured_outputs"), ("schema", "response_format"), ("off", None)]
+)
+def test_a_constraint_can_be_chosen(constrained, sent):
     with JudgeServer(lambda prompt: "1.0") as server:
         llm(server, constrained=constrained).grade([PARIS])
-    assert server.requests[0].get("structured_outputs") == sent
+    (request,) = server.requests
+    assert [n for n in ("structured_outputs", "response_format") if n in request] == ([sent] if sent else [])
+    if constrained == "choice":
+        assert request["structured_outputs"] == {"choice": ["1.0", "0.0"]}
+    if constrained == "schema":
+        schema = request["response_format"]["json_schema"]["schema"]
+        assert schema["properties"]["verdict"]["enum"] == ["1.0", "0.0"]
+
+
+def test_a_refusal_that_would_meet_every_call_ends_the_work_at_once():
+    with JudgeServer(lambda prompt: 401) as server:
+        judged = llm(server, concurrency=2).grade(triples(*(f"author {n}" for n in range(50))))
+        assert len(server.requests) <= 2
+    assert {judgement.reason for judgement in judged} == {"refused"}
+    assert all("refused a call: 401" in judgement.detail for judgement in judged)
+
+
+def test_a_model_that_declines_is_a_failure_and_the_others_go_on():
+    declined = b'{"choices": [{"finish_reason": "content_filter", "message": {"content": "1.0"}}]}'
+    with JudgeServer(lambda prompt: declined if "Bacon" in prompt else "0.0") as server:
+        marlowe, bacon = llm(server).grade(triples("Marlowe", "Bacon"))
+    assert marlowe is Grade.INCORRECT
+    assert (bacon.reason, "declined" in bacon.detail) == ("refused", True)
+
+
+def test_a_reply_that_was_cut_off_is_a_failure_even_if_it_starts_with_a_verdict():
+    cut = b'{"choices": [{"finish_reason": "length", "message": {"content": "1.0"}}], "usage": null}'
+    with JudgeServer(lambda prompt: cut) as server:
+        (judged,) = llm(server).grade([PARIS])
+    assert (judged.reason, "cut off" in judged.detail) == ("unparsable", True)
+
+
+def test_a_garbled_body_is_asked_for_again():
+    bodies: Iterator[Reply] = iter([b"<html>", b"{", "1.0"])
+    with JudgeServer(lambda prompt: next(bodies)) as server:
+        judge = LLMJudge(JudgeSettings(kind="openai", model="m", base_url=server.url, retries=2, cache="off"))
+        assert judge.grade([PARIS]) == [Grade.CORRECT]
+
+
+def test_the_simpleqa_prompt_knows_answers_that_are_no_attempt():
+    with JudgeServer(lambda prompt: "C") as server:
+        grades = llm(server, prompt="simpleqa").grade(triples("I would rather not say", "", "William Shakespeare"))
+    assert grades == [Grade.NOT_ATTEMPTED, Grade.NOT_ATTEMPTED, Grade.CORRECT]
+
+
+def test_a_rule_that_is_switched_off_leaves_the_answer_to_the_model():
+    with JudgeServer(lambda prompt: "0.0") as server:
+        assert llm(server).grade(triples("William Shakespeare")) == [Grade.CORRECT]
+        off = llm(server, without="exact,contains,spelling,name")
+        assert off.grade(triples("William Shakespeare")) == [Grade.INCORRECT]
+        assert off.identity != llm(server).identity
+
+
+def test_a_rule_that_does_not_exist_is_refused():
+    with pytest.raises(RequestError, match="no rule 'luck'; there are exact, "):
+        make_judge(JudgeSettings(kind="rules", without=("luck",)))
+
+
+def test_equal_settings_share_one_judge_so_that_tasks_share_a_budget():
+    settings = JudgeSettings(kind="openai", model="m", base_url="http://127.0.0.1:9/v1", cache="off")
+    assert make_judge(settings) is make_judge(settings.model_copy())
+
+
+def test_every_call_is_paid_even_if_its_reply_cannot_be_read():
+    with JudgeServer(lambda prompt: "maybe") as server:
+        judge = llm(server, price_in=1e6, price_out=2e6)
+        judge.grade([PARIS])
+    assert (judge.spending.calls, judge.spending.dollars) == (1, 3.0)
+
+
+def test_a_spent_budget_stops_the_calls_and_keeps_what_was_judged():
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge = llm(server, price_in=1e6, budget=3.0, concurrency=1)
+        judged = judge.grade(triples(*(f"author {n}" for n in range(10))))
+        assert judged[:3] == [Grade.CORRECT] * 3
+        assert {failure.reason for failure in judged[3:]} == {"budget"}
+        assert len(server.requests) == 3
+
+
+def test_a_budget_without_prices_is_refused():
+    with pytest.raises(RequestError, match=r"^judge: budget: .*a budget needs prices: set price_in and price_out"):
+        judge_settings({"judge": {"kind": "openai", "model": "m", "budget": 1}})
+
+
+def test_a_plan_counts_calls_and_makes_none():
+    with JudgeServer(lambda prompt: "0.0") as server:
+        judge = llm(server, price_in=1.0)
+        judge.grade(triples("Marlowe"))
+        plan = judge.plan(triples("Marlowe", "Bacon", "Bacon", "William Shakespeare"))
+        assert (plan.answers, plan.repeated, plan.cached, plan.by_rule, plan.calls) == (4, 1, 1, 1, 1)
+        assert plan.dollars == pytest.approx(plan.prompt_tokens / 1e6)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("setting", "value"), [("requests_per_minute", 600), ("tokens_per_minute", 120_000)])
+def test_calls_keep_to_the_rate_limit(setting, value):
+    with JudgeServer(lambda prompt: "0.0") as server:
+        start = time.monotonic()
+        llm(server, **{setting: value}).grade(triples(*(f"author {n}" for n in range(30))))
+        assert time.monotonic() - start > 1.0
+        assert len(server.requests) == 30
 
 
 def test_the_judge_is_asked_without_randomness_and_for_a_short_reply():

@@ -10,7 +10,7 @@ from lm_eval.tasks import TaskManager
 
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import tasks_dir
-from closedbook.harness.judge import NO_JUDGE_HINT, Grade, JudgeFailure
+from closedbook.harness.judge import NO_JUDGE_HINT, Grade, JudgeFailure, RulesJudge, make_judge
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.metrics import Answer, metrics
 from closedbook.harness.prompts import question_prompt, template_digest
@@ -92,6 +92,35 @@ def test_a_judge_failure_leaves_the_mean_and_shows_as_a_rate():
     assert figures(results)["judge_failed"] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("share", "warned"), [(0.01, True), (0.5, False)])
+def test_too_many_failures_are_said_loudly_and_the_run_is_saved_all_the_same(caplog, share, warned):
+    with JudgeServer(lambda prompt: 500 if "answer 3" in prompt else "1.0") as server:
+        judge = {"kind": "openai", "model": "m", "base_url": server.url, "retries": 0, "max_failures": share}
+        numbers = iter(range(10))
+        results, _ = run(lambda prompt: f"answer {next(numbers)}", metadata={"judge": judge})
+    assert figures(results)["judge_failed"] == pytest.approx(0.1)
+    said = "worldfacts_dedup: 1 of 10 answers could not be graded (server: 500"
+    assert (said in caplog.text) is warned
+
+
+def test_the_simpleqa_prompt_adds_answers_that_are_no_attempt():
+    with JudgeServer(lambda prompt: "C") as server:
+        judge = {"kind": "openai", "model": "m", "base_url": server.url, "retries": 0, "prompt": "simpleqa"}
+        results, _ = run("I would rather not say", metadata={"judge": judge})
+        assert figures(results)["not_attempted"] == 1.0
+        assert figures(results)["judge_correct"] == 0.0
+    assert "not_attempted" not in figures(run("x", metadata={"judge": "rules"})[0])
+
+
+def test_the_tasks_of_a_run_ask_the_judge_for_one_known_answer_only():
+    make_judge.cache_clear()
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge = {"kind": "openai", "model": "m", "base_url": server.url}
+        for _ in range(2):
+            run("x", metadata={"judge": judge}, limit=1)
+        assert sum("capital of France" in prompt for prompt in server.prompts) == 1
+
+
 def test_the_judge_sees_all_answers_at_once_after_the_model_has_run():
     with JudgeServer(lambda prompt: "0.0", latency=0.05) as server:
         judge = {"kind": "openai", "model": "m", "base_url": server.url}
@@ -103,7 +132,7 @@ def test_the_judge_sees_all_answers_at_once_after_the_model_has_run():
 
 def test_an_unreachable_judge_stops_the_run_before_the_model_is_asked():
     judge = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
-    with pytest.raises(WorkError, match="cannot be reached"):
+    with pytest.raises(WorkError, match="cannot answer now: no connection"):
         run(lambda prompt: pytest.fail("the model was asked"), metadata={"judge": judge})
 
 
@@ -131,7 +160,7 @@ def test_results_carry_what_makes_a_number_comparable():
     carried = results["configs"]["worldfacts_dedup"]["metadata"]["closedbook"]
     assert carried["manifest"] == read_manifest("worldfacts").digest
     assert carried["prompt"] == f"direct-{template_digest('direct')}"
-    assert carried["judge"] == {"kind": "rules", "version": "judge-rules-1"}
+    assert carried["judge"] == dict(RulesJudge().identity)
     assert {"closedbook", "lm_eval"} <= set(carried["versions"])
     json.dumps(results["configs"])
 
@@ -160,6 +189,7 @@ def test_metrics_are_means_over_repeats_and_leave_failures_out():
         "exact_match": 0.25,
         "contains": 0.5,
         "judge_correct": 0.5,
+        "not_attempted": 0.0,
         "judge_failed": 0.5,
     }
 

@@ -1,0 +1,194 @@
+"""The LLM judge: what it replied before, then rules, then the model.
+
+Identical triples are asked once. Replies are kept in the cache as they come, with their cost in its ledger, so that a
+run that is killed, or stopped by its budget, goes on from there. What goes wrong with one triple becomes a JudgeFailure
+for that triple. Only `preflight` raises: it grades a known answer for real before anything else is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from closedbook.harness.errors import RequestError
+from closedbook.harness.judge.chat import ChatModel, Outcome, Reply, estimated_tokens, make_chat_model
+from closedbook.harness.judge.reply_cache import Call, ReplyCache, triple_key
+from closedbook.harness.judge.rubrics import RUBRICS, build_messages, parse
+from closedbook.harness.judge.rules import Ruling, check_rules, decide, rules_identity
+from closedbook.harness.judge.settings import JudgeSettings
+from closedbook.harness.judge.verdicts import Grade, JudgeFailure, Judgement, Triple
+
+KNOWN = Triple("What is the capital of France?", ("Paris",), "It is Paris")
+WINDOW = 10_000  # triples in memory at once; calls run dry between two windows, so it is long against one call
+
+
+@dataclass(slots=True)
+class Spending:
+    """What a judge has spent since it was made."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    dollars: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What grading would take: the answers decided without a call, and the calls with an estimate of their cost."""
+
+    answers: int
+    repeated: int
+    cached: int
+    by_rule: int
+    calls: int
+    prompt_tokens: int
+    dollars: float | None
+
+
+class LLMJudge:
+    """A cascade of cache, rules and a chat model.
+
+    Args:
+        settings: The model and how to ask it.
+        model: The chat model, where it is not the one of the settings.
+    """
+
+    can_fail = True
+
+    def __init__(self, settings: JudgeSettings, model: ChatModel | None = None) -> None:
+        self.settings = settings
+        self.rubric = RUBRICS[settings.prompt]
+        self.without = check_rules(settings.without)
+        self.model = model or make_chat_model(settings, self.rubric.choices)
+        self.cache = ReplyCache(settings.cache_path)
+        self.spending = Spending()
+        self.identity: Mapping[str, str] = {
+            "kind": settings.kind,
+            "model": settings.model,
+            "base_url": settings.base_url,
+            "prompt": self.rubric.identity,
+            "sampling": f"greedy-{settings.max_tokens}-{settings.constrained}",
+            "rules": rules_identity(self.without),
+        }
+        self._ready = False
+        self._halt: JudgeFailure | None = None  # what every further call would be
+
+    def preflight(self) -> None:
+        """Grade one known answer for real, once.
+
+        Raises:
+            RequestError: The server refuses the key, the model or the request, or does not reply as a judge.
+            WorkError: The server cannot be reached, or is not able to answer now.
+        """
+        if self._ready:
+            return
+        judgement = self._judgement(self.model.prepare(build_messages(KNOWN, self.rubric)))
+        if isinstance(judgement, JudgeFailure):
+            raise RequestError(
+                f"judge {self.settings.model!r} at {self.settings.base_url}: {judgement.detail}; "
+                "choose a model that follows the prompt"
+            )
+        self._ready = True
+
+    def grade(self, triples: Iterable[Triple]) -> list[Judgement]:
+        """One judgement per triple, in order."""
+        every = list(triples)
+        return list(self.stream(every, len(every)))
+
+    def stream(self, triples: Iterable[Triple], total: int | None = None) -> Iterator[Judgement]:
+        """One judgement per triple, in order, a window at a time."""
+        from tqdm import tqdm
+
+        waiting = iter(triples)
+        with tqdm(total=total, desc="judging", unit="answer") as progress:
+            while window := list(islice(waiting, WINDOW)):
+                judged = self._judge(list(dict.fromkeys(window)), progress.update)
+                progress.update(len(window) - len(judged))  # the repeated ones
+                yield from (judged[triple] for triple in window)
+
+    def plan(self, triples: Iterable[Triple]) -> Plan:
+        """What `grade` would take; asks nobody."""
+        every = list(triples)
+        unique = list(dict.fromkeys(every))
+        cached = [triple for triple in unique if self._remembered(triple)]
+        rest = set(unique).difference(cached)
+        asked = [triple for triple in rest if not decide(triple, self.without)]
+        tokens = sum(estimated_tokens(build_messages(triple, self.rubric)) for triple in asked)
+        return Plan(
+            answers=len(every),
+            repeated=len(every) - len(unique),
+            cached=len(cached),
+            by_rule=len(rest) - len(asked),
+            calls=len(asked),
+            prompt_tokens=tokens,
+            dollars=self._dollars(tokens, 2 * len(asked)) if self.settings.priced else None,
+        )
+
+    def _judge(self, triples: Sequence[Triple], advance: Callable[[int], object]) -> dict[Triple, Judgement]:
+        """Judgements of triples that all differ."""
+        judged: dict[Triple, Judgement] = {}
+        asked: list[Triple] = []
+        for triple in triples:
+            if grade := self._remembered(triple):
+                judged[triple] = grade
+            elif ruling := decide(triple, self.without):
+                judged[triple] = self._grade_of(ruling)
+            else:
+                asked.append(triple)
+        advance(len(judged))
+
+        def on_outcome(number: int, outcome: Outcome) -> None:
+            judged[asked[number]] = self._take(asked[number], outcome)
+            advance(1)
+
+        if asked:
+            self.model.ask([build_messages(triple, self.rubric) for triple in asked], on_outcome, self._halted)
+        return judged
+
+    def _remembered(self, triple: Triple) -> Grade | None:
+        reply = self.cache.get(triple_key(self.identity, triple))
+        judgement = parse(reply, self.rubric) if reply is not None else None
+        return judgement if isinstance(judgement, Grade) else None
+
+    def _grade_of(self, ruling: Ruling) -> Grade:
+        """An answer without content is what the rubric says of it, not always a wrong one."""
+        return self.rubric.empty if ruling.rule in ("empty", "opening") else ruling.grade
+
+    def _halted(self) -> JudgeFailure | None:
+        """Why no more calls are made; None while they are."""
+        budget = self.settings.budget
+        if self._halt is None and self.model.refusal:
+            self._halt = JudgeFailure("refused", self.model.refusal)
+        if self._halt is None and budget is not None and self.spending.dollars >= budget:
+            self._halt = JudgeFailure("budget", f"the judge's budget of ${budget:g} is spent")
+        return self._halt
+
+    def _take(self, triple: Triple, outcome: Outcome) -> Judgement:
+        """Read a reply, and keep one that states a grade."""
+        judgement = self._judgement(outcome)
+        if isinstance(outcome, Reply) and isinstance(judgement, Grade):
+            self.cache.put(triple_key(self.identity, triple), outcome.text)
+        return judgement
+
+    def _judgement(self, outcome: Outcome) -> Judgement:
+        if isinstance(outcome, JudgeFailure):
+            return outcome
+        self._pay(outcome)
+        if not outcome.complete:
+            return JudgeFailure("unparsable", f"the reply was cut off after {self.settings.max_tokens} tokens")
+        return parse(outcome.text, self.rubric)
+
+    def _pay(self, outcome: Reply) -> None:
+        """Enter a call into the ledger, whatever it brought."""
+        dollars = self._dollars(outcome.prompt_tokens, outcome.completion_tokens)
+        self.spending.calls += 1
+        self.spending.prompt_tokens += outcome.prompt_tokens
+        self.spending.completion_tokens += outcome.completion_tokens
+        self.spending.dollars += dollars
+        self.cache.record(
+            Call(self.settings.model, self.settings.base_url, outcome.prompt_tokens, outcome.completion_tokens, dollars)
+        )
+
+    def _dollars(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.settings.price_in + completion_tokens * self.settings.price_out) / 1e6

@@ -1,0 +1,365 @@
+"""Chat models that a judge asks: a server that speaks OpenAI's protocol, or vLLM inside this process.
+
+Both take many prompts at once and hand each outcome over as it comes, a Reply or a JudgeFailure; neither raises once it
+is at work. Retries are the SDK's own: exponential, with jitter and Retry-After, on 408, 409, 429, 5xx and dropped
+connections. A refusal that would meet every call (400, 401, 403, 404, 422) ends the work: `refusal` then says why, and
+what was not asked yet stays unasked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from closedbook.harness.errors import RequestError, WorkError, one_line
+from closedbook.harness.judge.settings import OPENAI_URL, JudgeSettings
+from closedbook.harness.judge.verdicts import JudgeFailure
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+T = TypeVar("T")
+
+Messages = list[dict[str, str]]
+GARBAGE = "the server's reply is no chat completion"
+
+
+class Reply(NamedTuple):
+    """What a model said, what it cost in tokens, and whether it came to its end."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    complete: bool = True
+
+
+Outcome = Reply | JudgeFailure
+
+
+class ChatModel(Protocol):
+    """A model that is asked many prompts at once.
+
+    Attributes:
+        refusal: Why no call can succeed; None while they may.
+    """
+
+    refusal: str | None
+
+    def prepare(self, messages: Messages) -> Outcome:
+        """Ask one prompt for real and find out how replies can be constrained.
+
+        Raises:
+            RequestError: The model cannot be had like this.
+            WorkError: It cannot be had now.
+        """
+        ...
+
+    def ask(
+        self,
+        prompts: Sequence[Messages],
+        on_outcome: Callable[[int, Outcome], None],
+        halted: Callable[[], JudgeFailure | None],
+    ) -> None:
+        """Ask all prompts and hand over each outcome with the prompt's index; what `halted` refuses is not asked."""
+        ...
+
+
+class ChatServer:
+    """An OpenAI-compatible server.
+
+    Args:
+        settings: Which server, and how fast to ask.
+        choices: The replies to allow, where the server can be told.
+    """
+
+    def __init__(self, settings: JudgeSettings, choices: Sequence[str]) -> None:
+        self.settings = settings
+        self.refusal: str | None = None
+        self._refused_with = 0  # the HTTP status of that
+        self._constraints = dict(_constraints(choices))
+        self._constraint: dict[str, Any] = self._constraints.get(settings.constrained, {})
+
+    @property
+    def concurrency(self) -> int:
+        """This process's share of the calls under way, where several ranks judge at once."""
+        return max(1, self.settings.concurrency // _ranks())
+
+    @property
+    def _where(self) -> str:
+        return f"judge {self.settings.model!r} at {self.settings.base_url}"
+
+    def prepare(self, messages: Messages) -> Outcome:
+        """Ask one prompt for real; the first constraint that the server takes is kept."""
+        return _run(self._prepare(messages))
+
+    async def _prepare(self, messages: Messages) -> Outcome:
+        order = ["schema", "choice", "off"] if self.settings.base_url == OPENAI_URL else ["choice", "schema", "off"]
+        async with self._client() as client:
+            for name in order if self.settings.constrained == "auto" else [self.settings.constrained]:
+                self._constraint, self.refusal = self._constraints[name], None
+                outcome = await self._ask(client, messages)
+                if not self.refusal or self._refused_with not in (400, 422):
+                    break
+        if self.refusal:
+            raise RequestError(self.refusal)
+        if isinstance(outcome, JudgeFailure) and outcome.reason in ("server", "timeout"):
+            if outcome.detail.startswith(GARBAGE):
+                raise RequestError(f"{self._where} is no chat server; check CLOSEDBOOK_JUDGE_BASE_URL")
+            raise WorkError(f"{self._where} cannot answer now: {outcome.detail}; check CLOSEDBOOK_JUDGE_BASE_URL")
+        return outcome
+
+    def ask(
+        self,
+        prompts: Sequence[Messages],
+        on_outcome: Callable[[int, Outcome], None],
+        halted: Callable[[], JudgeFailure | None],
+    ) -> None:
+        """Ask all prompts, `concurrency` at once, within the rate limits."""
+        _run(self._ask_all(prompts, on_outcome, halted))
+
+    async def _ask_all(
+        self,
+        prompts: Sequence[Messages],
+        on_outcome: Callable[[int, Outcome], None],
+        halted: Callable[[], JudgeFailure | None],
+    ) -> None:
+        wait = _rate_limit(self.settings.requests_per_minute, self.settings.tokens_per_minute)
+        numbered = iter(enumerate(prompts))
+
+        async def work(client: AsyncOpenAI) -> None:
+            for number, messages in numbered:  # shared: each worker takes the next prompt
+                if failure := halted():
+                    on_outcome(number, failure)
+                else:
+                    await wait(estimated_tokens(messages) + self.settings.max_tokens)
+                    on_outcome(number, await self._ask(client, messages))
+
+        async with self._client() as client, asyncio.TaskGroup() as workers:
+            for _ in range(min(self.concurrency, len(prompts))):
+                workers.create_task(work(client))
+
+    def _client(self) -> AsyncOpenAI:
+        from openai import AsyncOpenAI, DefaultAioHttpClient
+
+        key = self.settings.api_key
+        return AsyncOpenAI(
+            api_key=key.get_secret_value() if key else "none",
+            base_url=self.settings.base_url,
+            timeout=self.settings.timeout,
+            max_retries=self.settings.retries,
+            http_client=DefaultAioHttpClient(),
+        )
+
+    async def _ask(self, client: AsyncOpenAI, messages: Messages) -> Outcome:
+        """One prompt; a body that is no chat completion is asked for again, like any other fault of the server."""
+        import openai
+
+        outcome: Outcome = JudgeFailure("server", GARBAGE)
+        # the client's own timeout starts anew with every byte that arrives, so a trickle would never end
+        limit = (self.settings.timeout + 8.0) * (self.settings.retries + 1)
+        try:
+            async with asyncio.timeout(limit):
+                for _ in range(self.settings.retries + 1):
+                    try:
+                        outcome = _read(await self._call(client, messages), messages)
+                        break
+                    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+                        outcome = JudgeFailure("server", f"{GARBAGE} ({type(error).__name__})")
+        except (openai.APIConnectionError, TimeoutError) as error:
+            # the client calls a refused connection a timeout too; what lies at the bottom knows better
+            cause = _bottom(error)
+            if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
+                return JudgeFailure("server", f"no connection: {self._said(cause)}")
+            late = isinstance(error, openai.APITimeoutError | TimeoutError)
+            return JudgeFailure("timeout" if late else "server", self._said(error) or f"no reply in {limit:.0f} s")
+        except openai.APIStatusError as error:
+            said = f"{error.status_code} {self._said(error)}"
+            if error.status_code in (408, 409, 429) or error.status_code >= 500:
+                return JudgeFailure("server", said)
+            self._refused_with = error.status_code
+            self.refusal = f"{self._where} refused a call: {said}; check its key, model, address and context length"
+            return JudgeFailure("refused", self.refusal)
+        except Exception as error:  # whatever one reply is like, the others go on without it
+            return JudgeFailure("server", f"{type(error).__name__}: {self._said(error)}")
+        return outcome
+
+    async def _call(self, client: AsyncOpenAI, messages: Messages) -> Any:
+        return await client.chat.completions.create(
+            model=self.settings.model,
+            messages=messages,  # type: ignore[arg-type]  # the SDK wants its own typed dicts
+            temperature=0.0,
+            max_tokens=self.settings.max_tokens,
+            extra_body=self._constraint or None,
+        )
+
+    def _said(self, error: BaseException) -> str:
+        """What an error says, without the key, which a server may echo."""
+        key = self.settings.api_key
+        said = one_line(error)
+        return said.replace(key.get_secret_value(), "***") if key and key.get_secret_value() else said
+
+
+def _bottom(error: BaseException) -> BaseException:
+    """The error that all the others were raised from."""
+    while error.__cause__:
+        error = error.__cause__
+    return error
+
+
+def _constraints(choices: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ways to have a server allow nothing but the choices, as additions to a request."""
+    verdict = {"type": "string", "enum": list(choices)}
+    schema = {
+        "type": "object", "properties": {"verdict": verdict}, "required": ["verdict"], "additionalProperties": False,
+    }  # fmt: skip
+    yield "choice", {"structured_outputs": {"choice": list(choices)}}  # vLLM
+    json_schema = {"name": "verdict", "strict": True, "schema": schema}
+    yield "schema", {"response_format": {"type": "json_schema", "json_schema": json_schema}}  # OpenAI
+    yield "off", {}
+
+
+def estimated_tokens(messages: Messages) -> int:
+    """About how many tokens a prompt has: four characters each."""
+    return 1 + sum(len(message["content"]) for message in messages) // 4
+
+
+def _read(completion: Any, messages: Messages) -> Outcome:
+    """The reply in a completion.
+
+    Raises:
+        AttributeError, IndexError, TypeError, ValueError: It is no completion.
+    """
+    choice = completion.choices[0]
+    text = choice.message.content or ""
+    if not isinstance(text, str):
+        raise TypeError("content is no text")
+    if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
+        return JudgeFailure("refused", f"the model declined to grade: {choice.message.refusal or text}"[:200])
+    usage = completion.usage
+    return Reply(
+        text,
+        int(usage.prompt_tokens) if usage else estimated_tokens(messages),
+        int(usage.completion_tokens) if usage else 1 + len(text) // 4,
+        complete=choice.finish_reason != "length",
+    )
+
+
+def _rate_limit(requests: int | None, tokens: int | None) -> Callable[[int], Coroutine[Any, Any, None]]:
+    """Waits until one more call of so many tokens is within what a minute allows to this rank."""
+    from aiolimiter import AsyncLimiter
+
+    def limiter(per_minute: int | None) -> AsyncLimiter | None:
+        # a second's worth at once, so that a minute never starts with a burst of a whole minute's calls
+        return (
+            AsyncLimiter(max(1.0, per_minute / 60 / _ranks()), max(1.0, 60 * _ranks() / per_minute))
+            if per_minute
+            else None
+        )
+
+    calls, size = limiter(requests), limiter(tokens)
+
+    async def wait(amount: int) -> None:
+        if calls:
+            await calls.acquire()
+        while size and amount > 0:  # a call larger than the bucket waits for several fills
+            await size.acquire(min(amount, size.max_rate))
+            amount -= int(size.max_rate)
+
+    return wait
+
+
+def _ranks() -> int:
+    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+class InProcessVLLM:
+    """A vLLM engine in this process: a judge for a machine without a server.
+
+    Args:
+        settings: `model` is a folder or a hub id.
+        choices: The only replies that are allowed.
+    """
+
+    CHUNK = 512  # prompts between two hand-overs: what a killed run may have to ask again
+
+    def __init__(self, settings: JudgeSettings, choices: Sequence[str]) -> None:
+        self.settings, self.choices = settings, list(choices)
+        self.refusal: str | None = None
+        self._engine: Any = None
+
+    def prepare(self, messages: Messages) -> Outcome:
+        """Load the model and ask one prompt."""
+        outcomes: list[Outcome] = []
+        try:
+            self.ask([messages], lambda _, outcome: outcomes.append(outcome), lambda: None)
+        except ImportError as error:
+            raise RequestError("judge: vllm is not installed here; pip install 'closedbook[vllm]'") from error
+        except Exception as error:  # the engine fails in as many ways as there are machines
+            raise RequestError(
+                f"judge {self.settings.model!r} does not load in vLLM: {one_line(error)}; "
+                "check the model and the free memory"
+            ) from error
+        return outcomes[0]
+
+    def ask(
+        self,
+        prompts: Sequence[Messages],
+        on_outcome: Callable[[int, Outcome], None],
+        halted: Callable[[], JudgeFailure | None],
+    ) -> None:
+        """Ask all prompts, a chunk at a time."""
+        for start in range(0, len(prompts), self.CHUNK):
+            chunk = prompts[start : start + self.CHUNK]
+            failure = halted()
+            outcomes = [failure] * len(chunk) if failure else self._generate(chunk)
+            for number, outcome in enumerate(outcomes, start):
+                on_outcome(number, outcome)
+
+    def _generate(self, prompts: Sequence[Messages]) -> list[Outcome]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        if self._engine is None:
+            self._engine = _load_engine(self.settings)
+        constraint = None if self.settings.constrained == "off" else StructuredOutputsParams(choice=self.choices)
+        parameters = SamplingParams(temperature=0.0, max_tokens=self.settings.max_tokens, structured_outputs=constraint)
+        done = self._engine.chat(list(prompts), parameters, use_tqdm=False)
+        return [_vllm_reply(request) for request in done]
+
+
+def _vllm_reply(request: Any) -> Reply:
+    output = request.outputs[0]
+    return Reply(
+        output.text, len(request.prompt_token_ids or ()), len(output.token_ids), output.finish_reason != "length"
+    )
+
+
+def _load_engine(settings: JudgeSettings) -> Any:
+    from vllm import LLM
+
+    return LLM(
+        model=settings.model,
+        dtype="bfloat16",
+        gpu_memory_utilization=settings.memory_share,
+        max_model_len=settings.context,
+        enforce_eager=True,
+        disable_log_stats=True,
+    )
+
+
+def make_chat_model(settings: JudgeSettings, choices: Sequence[str]) -> ChatModel:
+    """The chat model of these settings."""
+    return InProcessVLLM(settings, choices) if settings.kind == "vllm" else ChatServer(settings, choices)
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; in a thread of its own where an event loop is running already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()

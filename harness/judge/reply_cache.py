@@ -1,0 +1,157 @@
+"""What judges have replied, kept between runs in one SQLite file, with a ledger of every call.
+
+The reply is kept, not the grade: the parser reads it again, so a better parser needs no new calls. A row carries a
+digest of itself, and a row that does not match is not believed. The cache is a convenience: where it is locked, damaged
+or cannot be written, it says so once, steps aside, and the run goes on without it.
+
+Write-ahead logging lets several processes share the file; each reply is committed as it comes, with its cost, so a
+killed run has lost nothing but the calls that were under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from closedbook.harness.errors import one_line
+from closedbook.harness.judge.verdicts import Triple
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE replies (key BLOB PRIMARY KEY, reply TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE calls (
+    time REAL NOT NULL, model TEXT NOT NULL, server TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, dollars REAL NOT NULL
+);
+"""
+
+
+class Call(NamedTuple):
+    """One call that was answered, whether the reply could be read or not."""
+
+    model: str
+    server: str
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float
+
+
+def triple_key(identity: Mapping[str, str], triple: Triple) -> bytes:
+    """The key of a reply: a digest of all that it depends on."""
+    parts = [sorted(identity.items()), triple.question, triple.golds, triple.answer]
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def _row_digest(key: bytes, reply: str) -> bytes:
+    return hashlib.sha256(key + reply.encode("utf-8", "surrogatepass")).digest()[:8]
+
+
+class ReplyCache:
+    """Replies by key, and the ledger of calls.
+
+    Args:
+        path: The file; None keeps nothing beyond this object.
+        patience: Seconds to wait for another process that writes.
+    """
+
+    def __init__(self, path: Path | None, patience: float = 5.0) -> None:
+        self.path = path
+        self._patience = patience
+        self._database = self._open()
+
+    def get(self, key: bytes) -> str | None:
+        """The reply under a key; None where there is none that can be believed."""
+        try:
+            row = self._database.execute("SELECT reply, digest FROM replies WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._step_aside(error)
+            return None
+        if row is None:
+            return None
+        reply, digest = row
+        if isinstance(reply, str) and digest == _row_digest(key, reply):
+            return reply
+        log.warning("judge cache %s: a damaged row is not used; the call is made again", self.path)
+        self._write("DELETE FROM replies WHERE key = ?", (key,))
+        return None
+
+    def put(self, key: bytes, reply: str) -> None:
+        """Keep a reply; the first one under a key stays."""
+        self._write("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", (key, reply, _row_digest(key, reply)))
+
+    def record(self, call: Call) -> None:
+        """Enter a call into the ledger."""
+        self._write("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?)", (time.time(), *call))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        try:
+            self._database.execute(statement, values)
+        except UnicodeEncodeError:  # half a surrogate pair: a reply that no file can hold
+            return
+        except sqlite3.Error as error:
+            self._step_aside(error)
+            self._database.execute(statement, values)
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path is None:
+            return _connect(None, self._patience)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return _connect(self.path, self._patience)
+        except (sqlite3.Error, OSError) as error:
+            self._warn(error)
+            return _connect(None, self._patience)
+
+    def _step_aside(self, error: Exception) -> None:
+        """Go on with a cache in memory, so that one run still judges equal triples once."""
+        if self.path is None:
+            raise error
+        self._warn(error)
+        self._database.close()
+        self.path, self._database = None, _connect(None, self._patience)
+
+    def _warn(self, error: Exception) -> None:
+        log.warning(
+            "judge cache %s cannot be used (%s); judging goes on without it; remove the file if it is damaged, or set "
+            "CLOSEDBOOK_JUDGE_CACHE to another one",
+            self.path,
+            one_line(error),
+        )
+
+
+def _connect(path: Path | None, patience: float) -> sqlite3.Connection:
+    """A database with our tables.
+
+    Raises:
+        sqlite3.Error: The file is no database, is of another version, or is locked.
+    """
+    database = sqlite3.connect(path or ":memory:", timeout=patience, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("BEGIN IMMEDIATE")  # two processes may open a new file at once
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and not tables:
+            for statement in _TABLES.split(";\n"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {SCHEMA}")
+        elif version != SCHEMA:
+            raise sqlite3.DatabaseError(f"it is no judge cache of version {SCHEMA}")
+        database.execute("COMMIT")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        database.close()
+        raise
+    return database

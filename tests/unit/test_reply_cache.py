@@ -1,0 +1,200 @@
+"""The cache of replies: shared, never fatal, never believed when damaged."""
+
+import multiprocessing
+import sqlite3
+
+import pytest
+
+from closedbook.harness.judge import Grade, JudgeSettings, LLMJudge, Triple
+from closedbook.harness.judge.reply_cache import Call, ReplyCache, triple_key
+from closedbook.harness.testing import JudgeServer
+
+TRIPLE = Triple("who wrote hamlet", ("Shakespeare",), "the Bard")
+CALL = Call("m", "http://s/v1", 3, 4, 0.5)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "deep" / "replies.sqlite"
+
+
+def rows(path, table="replies"):
+    with sqlite3.connect(path) as database:
+        return database.execute(f"SELECT * FROM {table}").fetchall()
+
+
+def test_what_was_put_is_had_again_by_another_process_of_the_same_file(path):
+    ReplyCache(path).put(b"k", "1.0")
+    assert ReplyCache(path).get(b"k") == "1.0"
+    assert ReplyCache(path).get(b"other") is None
+
+
+def test_the_first_reply_under_a_key_stays(path):
+    cache = ReplyCache(path)
+    cache.put(b"k", "1.0")
+    cache.put(b"k", "0.0")
+    assert cache.get(b"k") == "1.0"
+    assert len(rows(path)) == 1
+
+
+def test_a_cache_without_a_file_lives_as_long_as_its_object():
+    cache = ReplyCache(None)
+    cache.put(b"k", "1.0")
+    assert cache.get(b"k") == "1.0"
+    assert ReplyCache(None).get(b"k") is None
+
+
+def test_every_call_stands_in_the_ledger_with_its_tokens_and_cost(path):
+    cache = ReplyCache(path)
+    cache.record(CALL)
+    cache.record(CALL)
+    ((moment, *entry), _) = rows(path, "calls")
+    assert tuple(entry) == CALL
+    assert moment > 1.7e9
+
+
+@pytest.mark.parametrize("column", ["reply", "digest", "key"])
+def test_a_row_that_was_changed_is_not_believed_and_goes(path, column, caplog):
+    ReplyCache(path).put(b"k", "0.0")
+    value = {"reply": "1.0", "digest": b"12345678", "key": b"j"}[column]
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE replies SET {column} = ?", (value,))
+    cache = ReplyCache(path)
+    assert cache.get(b"j" if column == "key" else b"k") is None
+    assert "damaged row" in caplog.text
+    assert rows(path) == []
+    cache.put(b"k", "0.0")
+    assert cache.get(b"k") == "0.0"
+
+
+@pytest.mark.parametrize(
+    "content", [b"no database at all, but long enough to look like one" * 40, b"SQLite format 3\x00junk"]
+)
+def test_a_file_that_is_no_database_is_reported_and_left_alone(path, content, caplog):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    cache = ReplyCache(path)
+    cache.put(b"k", "1.0")
+    assert cache.get(b"k") == "1.0"
+    assert path.read_bytes() == content
+    assert "cannot be used" in caplog.text
+    assert "CLOSEDBOOK_JUDGE_CACHE" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["PRAGMA user_version = 99", "CREATE TABLE other (x)"])
+def test_a_database_of_another_version_or_program_is_not_touched(path, change, caplog):
+    path.parent.mkdir()
+    with sqlite3.connect(path) as database:
+        database.execute(change)
+    before = path.read_bytes()
+    cache = ReplyCache(path)
+    cache.put(b"k", "1.0")
+    assert cache.get(b"k") == "1.0"
+    assert path.read_bytes() == before
+    assert "no judge cache of version 1" in caplog.text
+
+
+def test_a_database_that_breaks_while_it_is_open_is_stepped_around(path, caplog):
+    cache = ReplyCache(path)
+    cache.put(b"k", "1.0")
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE replies")
+    assert cache.get(b"k") is None
+    cache.put(b"k", "0.0")
+    assert cache.get(b"k") == "0.0"
+    assert caplog.text.count("cannot be used") == 1
+
+
+def test_a_locked_database_is_waited_for_and_then_stepped_around(path, caplog):
+    cache = ReplyCache(path, patience=0.2)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    cache.put(b"k", "1.0")
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert cache.get(b"k") == "1.0"
+    assert "locked" in caplog.text
+    assert rows(path) == []
+
+
+def test_a_locked_database_cannot_stop_a_judge_from_being_made(path, caplog):
+    ReplyCache(path)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    assert ReplyCache(path, patience=0.1).get(b"k") is None
+    holder.close()
+    assert "locked" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cache = ReplyCache(tmp_path / "file" / "replies.sqlite")
+    cache.put(b"k", "1.0")
+    assert cache.get(b"k") == "1.0"
+    assert "cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ({"model": "m2"}, TRIPLE),
+        ({"model": "m", "prompt": "p"}, TRIPLE),
+        ({"model": "m"}, Triple("who", TRIPLE.golds, TRIPLE.answer)),
+        ({"model": "m"}, Triple(TRIPLE.question, ("Bacon",), TRIPLE.answer)),
+        ({"model": "m"}, Triple(TRIPLE.question, TRIPLE.golds, "x")),
+        ({"model": "m"}, Triple(TRIPLE.question, (), "Shakespeare")),
+    ],
+)
+def test_a_key_depends_on_all_that_a_reply_depends_on(other):
+    assert triple_key({"model": "m"}, TRIPLE) != triple_key(*other)
+    assert triple_key({"a": "1", "b": "2"}, TRIPLE) == triple_key({"b": "2", "a": "1"}, TRIPLE)
+
+
+def judge(server, path, **settings):
+    stated = {"kind": "openai", "model": "m", "base_url": server.url, "cache": str(path), "retries": 0}
+    return LLMJudge(JudgeSettings.model_validate(stated | settings))
+
+
+def test_a_second_run_asks_nothing(path):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        assert judge(server, path).grade([TRIPLE]) == [Grade.CORRECT]
+        assert judge(server, path).grade([TRIPLE]) == [Grade.CORRECT]
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("settings", [{"model": "m2"}, {"prompt": "simpleqa"}, {"max_tokens": 5}, {"without": "name"}])
+def test_another_judge_asks_again(path, settings):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge(server, path).grade([TRIPLE])
+        judge(server, path, **settings).grade([TRIPLE])
+        assert len(server.requests) == 2
+
+
+def test_a_reply_that_states_no_grade_is_paid_but_not_kept(path):
+    replies = iter(["maybe", "0.0"])
+    with JudgeServer(lambda prompt: next(replies)) as server:
+        judge(server, path).grade([TRIPLE])
+        assert judge(server, path).grade([TRIPLE]) == [Grade.INCORRECT]
+    assert len(rows(path, "calls")) == 2
+    assert len(rows(path)) == 1
+
+
+def _fill(path, start, barrier):
+    barrier.wait()
+    cache = ReplyCache(path)
+    for n in range(start, start + 300):
+        cache.put(str(n).encode(), f"reply {n}")
+        cache.record(CALL)
+
+
+def test_two_processes_share_a_file_without_a_lost_or_doubled_row(path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    workers = [context.Process(target=_fill, args=(path, start, barrier)) for start in (0, 150)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    kept = {int(key): reply for key, reply, _ in rows(path)}
+    assert kept == {n: f"reply {n}" for n in range(450)}
+    assert len(rows(path, "calls")) == 600
