@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.judge.chat import ChatModel, Outcome, Reply, estimated_tokens, make_chat_model
+from closedbook.harness.judge.chat import ChatModel, Outcome, estimated_tokens, make_chat_model
 from closedbook.harness.judge.reply_cache import Call, ReplyCache, triple_key
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages, parse
 from closedbook.harness.judge.rules import Ruling, check_rules, decide, rules_identity
@@ -31,6 +31,13 @@ class Spending:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     dollars: float = 0.0
+
+    def pay(self, call: Call) -> None:
+        """Add one call."""
+        self.calls += 1
+        self.prompt_tokens += call.prompt_tokens
+        self.completion_tokens += call.completion_tokens
+        self.dollars += call.dollars
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ class LLMJudge:
         """
         if self._ready:
             return
-        judgement = self._judgement(self.model.prepare(build_messages(KNOWN, self.rubric)))
+        judgement = self._take(KNOWN, self.model.prepare(build_messages(KNOWN, self.rubric)))
         if isinstance(judgement, JudgeFailure):
             raise RequestError(
                 f"judge {self.settings.model!r} at {self.settings.base_url}: {judgement.detail}; "
@@ -165,30 +172,23 @@ class LLMJudge:
         return self._halt
 
     def _take(self, triple: Triple, outcome: Outcome) -> Judgement:
-        """Read a reply, and keep one that states a grade."""
-        judgement = self._judgement(outcome)
-        if isinstance(outcome, Reply) and isinstance(judgement, Grade):
-            self.cache.put(triple_key(self.identity, triple), outcome.text)
-        return judgement
-
-    def _judgement(self, outcome: Outcome) -> Judgement:
+        """Pay for a reply, read it, and keep it if it states a grade."""
         if isinstance(outcome, JudgeFailure):
             return outcome
-        self._pay(outcome)
+        judgement = parse(outcome.text, self.rubric)
         if not outcome.complete:
-            return JudgeFailure("unparsable", f"the reply was cut off after {self.settings.max_tokens} tokens")
-        return parse(outcome.text, self.rubric)
-
-    def _pay(self, outcome: Reply) -> None:
-        """Enter a call into the ledger, whatever it brought."""
-        dollars = self._dollars(outcome.prompt_tokens, outcome.completion_tokens)
-        self.spending.calls += 1
-        self.spending.prompt_tokens += outcome.prompt_tokens
-        self.spending.completion_tokens += outcome.completion_tokens
-        self.spending.dollars += dollars
-        self.cache.record(
-            Call(self.settings.model, self.settings.base_url, outcome.prompt_tokens, outcome.completion_tokens, dollars)
+            judgement = JudgeFailure("unparsable", f"the reply was cut off after {self.settings.max_tokens} tokens")
+        call = Call(
+            self.settings.model,
+            self.settings.base_url,
+            outcome.prompt_tokens,
+            outcome.completion_tokens,
+            self._dollars(outcome.prompt_tokens, outcome.completion_tokens),
         )
+        self.spending.pay(call)
+        key = triple_key(self.identity, triple) if isinstance(judgement, Grade) else None
+        self.cache.add(call, key, outcome.text)
+        return judgement
 
     def _dollars(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.settings.price_in + completion_tokens * self.settings.price_out) / 1e6

@@ -15,7 +15,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +51,15 @@ def triple_key(identity: Mapping[str, str], triple: Triple) -> bytes:
 
 
 def _row_digest(key: bytes, reply: str) -> bytes:
-    return hashlib.sha256(key + reply.encode("utf-8", "surrogatepass")).digest()[:8]
+    return hashlib.sha256(key + reply.encode()).digest()[:8]
+
+
+def _can_be_kept(reply: str) -> bool:
+    """Whether a reply is text through and through: half a surrogate pair cannot be written."""
+    try:
+        return bool(reply.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 class ReplyCache:
@@ -80,29 +88,39 @@ class ReplyCache:
         if isinstance(reply, str) and digest == _row_digest(key, reply):
             return reply
         log.warning("judge cache %s: a damaged row is not used; the call is made again", self.path)
-        self._write("DELETE FROM replies WHERE key = ?", (key,))
+        self._write(("DELETE FROM replies WHERE key = ?", (key,)))
         return None
 
-    def put(self, key: bytes, reply: str) -> None:
-        """Keep a reply; the first one under a key stays."""
-        self._write("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", (key, reply, _row_digest(key, reply)))
-
-    def record(self, call: Call) -> None:
-        """Enter a call into the ledger."""
-        self._write("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?)", (time.time(), *call))
+    def add(self, call: Call, key: bytes | None = None, reply: str = "") -> None:
+        """Enter a call into the ledger and, under a key, keep its reply, both or neither; a key's first reply stays."""
+        entries: list[tuple[str, tuple[object, ...]]] = [
+            ("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?)", (time.time(), *call))
+        ]
+        if key is not None and _can_be_kept(reply):
+            entries.append(("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", (key, reply, _row_digest(key, reply))))
+        self._write(*entries)
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+    def _write(self, *entries: tuple[str, tuple[object, ...]]) -> None:
+        """Write all entries in one transaction."""
         try:
-            self._database.execute(statement, values)
-        except UnicodeEncodeError:  # half a surrogate pair: a reply that no file can hold
-            return
+            self._transact(entries)
         except sqlite3.Error as error:
             self._step_aside(error)
-            self._database.execute(statement, values)
+            self._transact(entries)
+
+    def _transact(self, entries: Iterable[tuple[str, tuple[object, ...]]]) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, values in entries:
+                self._database.execute(statement, values)
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
 
     def _open(self) -> sqlite3.Connection:
         if self.path is None:
@@ -151,6 +169,7 @@ def _connect(path: Path | None, patience: float) -> sqlite3.Connection:
         database.execute("COMMIT")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; each checkpoint holds everything up
     except BaseException:
         database.close()
         raise

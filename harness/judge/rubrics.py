@@ -100,7 +100,9 @@ def inert(text: str) -> str:
     Characters that do not show are removed, white space becomes single spaces, and brackets of tags and of control
     words become look-alikes.
     """
-    shown = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _HIDDEN)
+    shown = text
+    if not (text.isascii() and text.isprintable()):  # most texts are, and this is far quicker
+        shown = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _HIDDEN)
     return _CONTROL_WORD.sub(r"(\1)", " ".join(shown.split()).translate(_BRACKETS))
 
 

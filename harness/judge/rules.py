@@ -16,6 +16,7 @@ answer that lists candidates, negates, hedges, or takes the gold answer from the
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
@@ -54,12 +55,18 @@ def _listed(name: str) -> list[str]:
 
 
 _OPENINGS = frozenset(_listed("openings"))
+_SAME = {word: group.split()[-1] for group in _listed("same") for word in group.split()} | {
+    word: str(n) for n, word in enumerate(WORDS["small"].split())
+}
 _NICKNAMES = [frozenset(group.split()) for group in _listed("nicknames")]
 _UNSETTLED = frozenset(WORDS["unsettled"].split())
 _FILLERS = frozenset(WORDS["fillers"].split())
 _TITLES = frozenset(WORDS["titles"].split())
+_PEOPLE = frozenset(WORDS["people"].split())
 _SUFFIXES = frozenset(WORDS["suffixes"].split())
-_SEVERAL = re.compile(r"\b(?:are|were) (?:the |all )*(?:two|three|four|five|six|seven|eight|nine|ten|\d+) \w+")
+_SEVERAL = re.compile(
+    r"\b(?:are|were|name|list|which|what) (?:the |all )*(?:two|three|four|five|six|seven|eight|nine|ten|\d+) \w+"
+)
 
 
 def _empty(triple: Triple) -> bool:
@@ -131,30 +138,28 @@ def _variants(text: str) -> Iterable[str]:
 
 
 def _bare(text: str) -> str:
-    """A key without function words in front or behind, in the singular, without spaces."""
-    kept = list(words(text))
+    """A key without function words in front, accents, plurals and spaces, each word in one of its spellings."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", text.replace("&", " and ")) if not unicodedata.combining(c))
+    kept = list(words(plain))
     while kept and kept[0] in _FILLERS:
         kept.pop(0)
-    return "".join(
-        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in kept
-    )
+    return "".join(f" {word} " if word.isdigit() else word for word in (_SAME.get(w, _singular(w)) for w in kept))
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
 def _spelling(triple: Triple) -> bool:
-    """A gold answer in another spelling: spaces, hyphens, plural, a preposition in front, brackets, a typing error."""
+    """A gold answer in another spelling: spaces, accents, plural, a preposition in front, brackets, a typing error."""
     given = _bare(triple.answer)
-    golds = [text for gold in triple.golds for text in _variants(gold) if _numbers(text) == _numbers(triple.answer)]
-    return bool(given) and any(given == _bare(gold) or _typo(given, _bare(gold)) for gold in golds)
-
-
-def _numbers(text: str) -> list[str]:
-    """The numbers in a text, which no spelling may change."""
-    return _signs(text) + [word for word in words(text) if any(character.isdigit() for character in word)]
+    golds = [_bare(text) for gold in triple.golds for text in _variants(gold) if _signs(text) == _signs(triple.answer)]
+    return bool(given) and any(given == gold or _typo(given, gold) for gold in golds)
 
 
 def _typo(one: str, other: str) -> bool:
-    """Whether two long texts differ by a letter or two, and not in the first one."""
-    if min(len(one), len(other)) < 8 or one[0] != other[0]:
+    """Whether two long texts differ by a letter or two, not in the first one, and not in a number."""
+    if min(len(one), len(other)) < 8 or one[0] != other[0] or re.findall(r"\d", one) != re.findall(r"\d", other):
         return False
     return SequenceMatcher(None, one, other, autojunk=False).ratio() > 0.93
 
@@ -183,6 +188,28 @@ def _same_person(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
         return False
     short, long = sorted((one[1:-1], other[1:-1]), key=len)
     return all(any(m == w or (len(m) == 1 and w.startswith(m)) for w in long) for m in short)
+
+
+def _part(triple: Triple) -> bool:
+    """A gold answer without what leads up to it: "the botanist Carl Linnaeus"; of a person, the surname will do."""
+    given = answer_key(triple.answer).split()
+    if not given or given[0] in _FILLERS or any(c.isdigit() for c in triple.answer):
+        return False
+    golds = [(gold, answer_key(gold).split()) for gold in triple.golds if "," not in gold]
+    if len(given) > 1:
+        return any(key[-len(given) :] == given for _, key in golds)
+    surname = len(given[0]) > 3 and _asks_for_a_person(triple)
+    return surname and any(key[-1:] == given and _reads_as_name(gold) for gold, key in golds)
+
+
+def _reads_as_name(text: str) -> bool:
+    """Two or three words, each with a capital."""
+    parts = text.split()
+    return 2 <= len(parts) <= 3 and all(part[0].isupper() for part in parts)
+
+
+def _asks_for_a_person(triple: Triple) -> bool:
+    return not _PEOPLE.isdisjoint(words(triple.question))
 
 
 def _asks_for_several(triple: Triple) -> bool:
@@ -217,6 +244,7 @@ RULES: Mapping[str, tuple[Callable[[Triple], bool], bool]] = {  # name: whether 
     "name": (_name, True),
     "place": (_place, True),
     "year": (_year, True),
+    "part": (_part, True),
 }
 
 

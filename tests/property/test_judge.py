@@ -145,6 +145,9 @@ def test_the_corrected_interval_covers_the_truth_at_its_nominal_rate(truth, sens
     assert covered / rounds >= 0.95 - 3 * (0.95 * 0.05 / rounds) ** 0.5
 
 
+CALL = Call("m", "s", 1, 1, 0.0)
+
+
 class CacheIsADictionary(RuleBasedStateMachine):
     """Two handles on one file behave like one dictionary that keeps the first value, whatever else happens."""
 
@@ -160,8 +163,9 @@ class CacheIsADictionary(RuleBasedStateMachine):
 
     @rule(key=keys, value=values, handle=st.integers(0, 1))
     def put(self, key, value, handle):
-        self.handles[handle].put(key, value)
-        if value.encode("utf-8", "replace").decode() == value:
+        self.handles[handle].add(CALL, key, value)
+        self.calls += 1
+        if value and value.encode("utf-8", "replace").decode() == value:
             self.model.setdefault(key, value)
 
     @rule(key=keys, handle=st.integers(0, 1))
@@ -170,7 +174,7 @@ class CacheIsADictionary(RuleBasedStateMachine):
 
     @rule(handle=st.integers(0, 1))
     def record(self, handle):
-        self.handles[handle].record(Call("m", "s", 1, 1, 0.0))
+        self.handles[handle].add(CALL)
         self.calls += 1
 
     @rule(handle=st.integers(0, 1))

@@ -24,30 +24,30 @@ def rows(path, table="replies"):
 
 
 def test_what_was_put_is_had_again_by_another_process_of_the_same_file(path):
-    ReplyCache(path).put(b"k", "1.0")
+    ReplyCache(path).add(CALL, b"k", "1.0")
     assert ReplyCache(path).get(b"k") == "1.0"
     assert ReplyCache(path).get(b"other") is None
 
 
 def test_the_first_reply_under_a_key_stays(path):
     cache = ReplyCache(path)
-    cache.put(b"k", "1.0")
-    cache.put(b"k", "0.0")
+    cache.add(CALL, b"k", "1.0")
+    cache.add(CALL, b"k", "0.0")
     assert cache.get(b"k") == "1.0"
     assert len(rows(path)) == 1
 
 
 def test_a_cache_without_a_file_lives_as_long_as_its_object():
     cache = ReplyCache(None)
-    cache.put(b"k", "1.0")
+    cache.add(CALL, b"k", "1.0")
     assert cache.get(b"k") == "1.0"
     assert ReplyCache(None).get(b"k") is None
 
 
 def test_every_call_stands_in_the_ledger_with_its_tokens_and_cost(path):
     cache = ReplyCache(path)
-    cache.record(CALL)
-    cache.record(CALL)
+    cache.add(CALL)
+    cache.add(CALL)
     ((moment, *entry), _) = rows(path, "calls")
     assert tuple(entry) == CALL
     assert moment > 1.7e9
@@ -55,7 +55,7 @@ def test_every_call_stands_in_the_ledger_with_its_tokens_and_cost(path):
 
 @pytest.mark.parametrize("column", ["reply", "digest", "key"])
 def test_a_row_that_was_changed_is_not_believed_and_goes(path, column, caplog):
-    ReplyCache(path).put(b"k", "0.0")
+    ReplyCache(path).add(CALL, b"k", "0.0")
     value = {"reply": "1.0", "digest": b"12345678", "key": b"j"}[column]
     with sqlite3.connect(path) as database:
         database.execute(f"UPDATE replies SET {column} = ?", (value,))
@@ -63,7 +63,7 @@ def test_a_row_that_was_changed_is_not_believed_and_goes(path, column, caplog):
     assert cache.get(b"j" if column == "key" else b"k") is None
     assert "damaged row" in caplog.text
     assert rows(path) == []
-    cache.put(b"k", "0.0")
+    cache.add(CALL, b"k", "0.0")
     assert cache.get(b"k") == "0.0"
 
 
@@ -74,7 +74,7 @@ def test_a_file_that_is_no_database_is_reported_and_left_alone(path, content, ca
     path.parent.mkdir()
     path.write_bytes(content)
     cache = ReplyCache(path)
-    cache.put(b"k", "1.0")
+    cache.add(CALL, b"k", "1.0")
     assert cache.get(b"k") == "1.0"
     assert path.read_bytes() == content
     assert "cannot be used" in caplog.text
@@ -88,7 +88,7 @@ def test_a_database_of_another_version_or_program_is_not_touched(path, change, c
         database.execute(change)
     before = path.read_bytes()
     cache = ReplyCache(path)
-    cache.put(b"k", "1.0")
+    cache.add(CALL, b"k", "1.0")
     assert cache.get(b"k") == "1.0"
     assert path.read_bytes() == before
     assert "no judge cache of version 1" in caplog.text
@@ -96,11 +96,11 @@ def test_a_database_of_another_version_or_program_is_not_touched(path, change, c
 
 def test_a_database_that_breaks_while_it_is_open_is_stepped_around(path, caplog):
     cache = ReplyCache(path)
-    cache.put(b"k", "1.0")
+    cache.add(CALL, b"k", "1.0")
     with sqlite3.connect(path) as database:
         database.execute("DROP TABLE replies")
     assert cache.get(b"k") is None
-    cache.put(b"k", "0.0")
+    cache.add(CALL, b"k", "0.0")
     assert cache.get(b"k") == "0.0"
     assert caplog.text.count("cannot be used") == 1
 
@@ -109,7 +109,7 @@ def test_a_locked_database_is_waited_for_and_then_stepped_around(path, caplog):
     cache = ReplyCache(path, patience=0.2)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
-    cache.put(b"k", "1.0")
+    cache.add(CALL, b"k", "1.0")
     holder.execute("ROLLBACK")
     holder.close()
     assert cache.get(b"k") == "1.0"
@@ -126,10 +126,18 @@ def test_a_locked_database_cannot_stop_a_judge_from_being_made(path, caplog):
     assert "locked" in caplog.text
 
 
+def test_a_reply_that_no_file_can_hold_is_paid_but_not_kept(path):
+    cache = ReplyCache(path)
+    cache.add(CALL, b"k", "1.0 \ud800")
+    cache.add(CALL, b"l", "")
+    assert cache.get(b"k") is None
+    assert (len(rows(path)), len(rows(path, "calls"))) == (0, 2)
+
+
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     cache = ReplyCache(tmp_path / "file" / "replies.sqlite")
-    cache.put(b"k", "1.0")
+    cache.add(CALL, b"k", "1.0")
     assert cache.get(b"k") == "1.0"
     assert "cannot be used" in caplog.text
 
@@ -183,8 +191,7 @@ def _fill(path, start, barrier):
     barrier.wait()
     cache = ReplyCache(path)
     for n in range(start, start + 300):
-        cache.put(str(n).encode(), f"reply {n}")
-        cache.record(CALL)
+        cache.add(CALL, str(n).encode(), f"reply {n}")
 
 
 def test_two_processes_share_a_file_without_a_lost_or_doubled_row(path):

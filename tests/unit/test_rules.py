@@ -123,7 +123,7 @@ def test_another_day_of_the_right_year_is_left_to_a_reader():
 
 
 @pytest.mark.parametrize(
-    "question", ["what are the four types of rain", "what were the 3 layers", "what are all the two big ones"]
+    "question", ["what are the four types of rain", "what were the 3 layers", "name the two big ones"]
 )
 def test_one_of_several_things_asked_for_is_left_to_a_reader(question):
     assert ruling("sleet", ("sleet", "hail"), question) is None
@@ -134,7 +134,10 @@ def test_one_of_several_things_asked_for_is_left_to_a_reader(question):
     ("answer", "gold"),
     [
         ("back-flow prevention", "backflow prevention"), ("kidney", "kidneys"), ("bone marrow", "in the bone marrow"),
-        ("ADP", "adenosine diphosphate (ADP)"), ("Sukhwinder Singh", "Sukhvinder Singh"), ("1648–1651", "1648-1651"),
+        ("Sukhwinder Singh", "Sukhvinder Singh"), ("ADP", "adenosine diphosphate (ADP)"), ("1648–1651", "1648-1651"),
+        ("Beyonce", "Beyoncé"), ("Twelve Angry Men", "12 Angry Men"), ("Henry VIII", "Henry 8"),
+        ("St Helena", "Saint Helena"),
+        ("Simon & Garfunkel", "Simon and Garfunkel"),
     ],
 )  # fmt: skip
 def test_another_spelling_is_right(answer, gold):
@@ -147,6 +150,8 @@ def test_another_spelling_is_right(answer, gold):
         ("Austria", "Australia"),
         ("1914-1919", "1914-1918"),
         ("bass", "bas"),
+        ("1 23", "12 3"),
+        ("Boeing 747-400", "Boeing 747-300"),
         ("Room 1234567", "Room 1234568"),
         ("Iran", "Iraq"),
     ],
@@ -170,7 +175,7 @@ def test_a_person_is_known_by_first_and_last_name(answer, gold):
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
-        ("Röntgen", "Wilhelm Röntgen"), ("George H. W. Bush", "George Walker Smith Bush"),
+        ("Wilhelm", "Wilhelm Röntgen"), ("Ada", "Wilhelm Ada"), ("George H. W. Bush", "George Walker Smith Bush"),
         ("Anna Röntgen", "Wilhelm Röntgen"),
         ("John Adams", "John Quincy Madison"), ("one two three four five six", "one two six"),
     ],
@@ -195,6 +200,33 @@ def test_the_year_alone_is_right_where_no_more_was_asked_for():
     assert ruling("2010", ("8 September 2010",), "on what day did it come out") is None
     assert ruling("2011", ("8 September 2010",), "when did it come out") is None
     assert ruling("September", ("8 September 2010",), "when did it come out") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "question"),
+    [
+        ("Carl Linnaeus", "the Swedish botanist Carl Linnaeus", "who named it"),
+        ("the rolling stones", "English rock band the Rolling Stones", "who sings it"),
+        ("electoral college", "the U.S. Electoral College", "what is it"),
+        ("Röntgen", "Wilhelm Röntgen", "who found it"),
+    ],
+)
+def test_a_gold_answer_may_lack_what_leads_up_to_it(answer, gold, question):
+    assert ruling(answer, (gold,), question)[0] == "correct"
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "question"),
+    [
+        ("rotation", "angular rotation", "what is it"),
+        ("officiant", "marriage officiant", "who leads a wedding"),
+        ("of France", "the king of France", "who is it"),
+        ("Parma, Italy", "Ham, Parma, Italy", "what is it"),
+        ("Linnaeus Carl", "the Swedish botanist Carl Linnaeus", "who named it"),
+    ],
+)
+def test_other_parts_of_a_gold_answer_are_left_to_a_reader(answer, gold, question):
+    assert ruling(answer, (gold,), question) is None
 
 
 def test_every_rule_can_be_switched_off():
