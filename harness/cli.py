@@ -26,9 +26,8 @@ from closedbook.harness.statistics import Estimate
 
 if TYPE_CHECKING:
     from closedbook.harness.evaluate import Evaluation
-    from closedbook.harness.judge import Judge, JudgeSettings
+    from closedbook.harness.judge import Judge, JudgeSettings, Tally
     from closedbook.harness.judge.cascade import Plan
-    from closedbook.harness.judge.verdicts import FailureCount
     from closedbook.harness.manifests import Manifest
 
 app = typer.Typer(
@@ -132,12 +131,12 @@ def _print_plan(plan: Plan | None, as_json: bool) -> None:
         )
 
 
-def _end_if_too_many(failures: FailureCount, settings: JudgeSettings, kept: object) -> None:
+def _end_if_too_many(tally: Tally, settings: JudgeSettings, kept: object) -> None:
     """Exit code 1, after everything is saved and shown, where too many answers have no grade."""
-    if failures.share > settings.max_failures:
-        raise WorkError(f"{failures}; what was graded is kept in {kept}; the same command asks for the rest only")
-    if failures.failed:
-        people.print(f"note: {failures}", highlight=False, markup=False, soft_wrap=True)
+    if tally.failure_rate > settings.max_failures:
+        raise WorkError(f"{tally}; what was graded is kept in {kept}; the same command again asks for the rest")
+    if tally.failed:
+        people.print(f"note: {tally}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: bool = True) -> None:
@@ -207,7 +206,7 @@ def eval_command(
         calibration=calibration,
     )
     print_json(done.figures) if as_json else _print_evaluations([done], settings.model or settings.kind)
-    _end_if_too_many(done.failures, settings, done.folder)
+    _end_if_too_many(done.tally, settings, done.folder)
 
 
 def _print_evaluations(evaluations: list[Evaluation], judge: str) -> None:
@@ -236,7 +235,12 @@ def demo_command(
     done = run_demo(out, limit)
     for evaluation in done:
         rows = [
-            ["right" if s.correct else "wrong", s.question, " / ".join(s.golds[:3]), s.answer]
+            [
+                "ungraded" if s.correct is None else "right" if s.correct else "wrong",
+                s.question,
+                " / ".join(s.golds[:3]),
+                s.answer,
+            ]
             for s in examples(evaluation.samples)
         ]
         _table(
@@ -444,15 +448,17 @@ def judge_grade(
     model replied is kept; the same command again asks for what is missing.
     """
     from closedbook.harness.judge import LLMJudge, make_judge
-    from closedbook.harness.judge.grading import grade_file, read_rows, triple_of
+    from closedbook.harness.judge.grading import grade_file, read_rows
 
     settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     grader = make_judge(settings)
     if dry_run:
-        _print_plan(grader.plan(map(triple_of, read_rows(answers))) if isinstance(grader, LLMJudge) else None, as_json)
+        _print_plan(
+            grader.plan(triple for _, triple in read_rows(answers)) if isinstance(grader, LLMJudge) else None, as_json
+        )
         return
     out = out or answers.with_suffix(".graded.jsonl")
-    figures, failures = grade_file(answers, out, grader)
+    figures, tally = grade_file(answers, out, grader)
     if as_json:
         print_json({"overall": figures})
     else:
@@ -461,7 +467,7 @@ def judge_grade(
         )
         people.print(f"graded lines: {out}", highlight=False)
     _print_spending(grader)
-    _end_if_too_many(failures, settings, out)
+    _end_if_too_many(tally, settings, out)
 
 
 @judge_app.command("calibrate")
@@ -507,7 +513,7 @@ def judge_calibrate(
         )
         people.print(f"calibration: {out}", highlight=False)
     _print_spending(grader)
-    _end_if_too_many(calibration.failures, settings, out)
+    _end_if_too_many(calibration.tally, settings, out)
 
 
 @judge_app.command("attack")
@@ -544,7 +550,7 @@ def judge_attack(
         for passed in report.passed:
             people.print(f"{passed.family}: {passed.triple.answer!r}", highlight=False, markup=False, soft_wrap=True)
     _print_spending(grader)
-    _end_if_too_many(report.failures, settings, "the cache")
+    _end_if_too_many(report.tally, settings, "the cache")
 
 
 def _print_spending(judge: Judge) -> None:

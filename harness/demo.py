@@ -35,5 +35,5 @@ def run_demo(out: Path, limit: int | None = None) -> list[Evaluation]:
 def examples(samples: Sequence[Sample], each: int = 4) -> list[Sample]:
     """A few right and a few wrong answers, the first of each."""
     right = islice((sample for sample in samples if sample.correct), each)
-    wrong = islice((sample for sample in samples if not sample.correct), each)
+    wrong = islice((sample for sample in samples if sample.correct is False), each)
     return [*right, *wrong]

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -22,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, one_line
-from closedbook.harness.files import tasks_dir, write_text
-from closedbook.harness.judge import JudgeSettings, make_judge
+from closedbook.harness.files import folder_digest, tasks_dir, write_text
+from closedbook.harness.judge import JudgeSettings, Tally, Triple, make_judge
 from closedbook.harness.judge.calibration import read_calibration
 from closedbook.harness.judge.cascade import LLMJudge, Plan
-from closedbook.harness.judge.verdicts import FailureCount, Triple
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.metrics import METRICS
 from closedbook.harness.provenance import installed_versions
@@ -38,13 +38,13 @@ SECRETS = ("key", "token", "password")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question as the model answered it."""
+    """One question as the model answered it; `correct` is None where the judge failed."""
 
     task: str
     question: str
     golds: tuple[str, ...]
     answer: str
-    correct: bool
+    correct: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +52,18 @@ class Evaluation:
     """What a run found: figures by task or group and metric, the answers, and where everything was written.
 
     Attributes:
-        failures: Answers that the judge could not grade.
+        tally: The judgements, counted.
     """
 
     figures: Mapping[str, Mapping[str, Estimate]]
     samples: tuple[Sample, ...]
     folder: Path
-    failures: FailureCount
+    tally: Tally
 
 
 def task_names() -> list[str]:
     """Names of all tasks and groups of this package."""
     return sorted(path.stem for path in tasks_dir().glob("*.yaml"))
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of a model folder's files: the identity of a checkpoint."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _check_local_model(model: str, given: Mapping[str, Any]) -> tuple[str, bool]:
@@ -266,6 +257,8 @@ def evaluate(
     """
     make_judge.cache_clear()  # a new run has a new budget
     check_tasks(tasks)
+    if calibration and not judge:
+        raise RequestError("a calibration is of a judge; name the judge too")
     table = read_calibration(calibration, make_judge(judge)) if calibration and judge else None
     _check_backend(backend, batch_size)
     identity, has_template, arguments = _describe(model, backend, model_args or {})
@@ -284,7 +277,7 @@ def evaluate(
     except Exception as error:  # whatever lm-eval, a backend or the disk says, it ends this run and nothing else
         said = f"{type(error).__name__}: {one_line(error)}"
         raise WorkError(f"the run failed ({said}); answers so far are kept in {folder}") from error
-    figures, answers, failures = read_samples(samples)
+    figures, answers, tally = read_samples(samples)
     if table:
         figures = {task: _with_corrected(entry, table) for task, entry in figures.items()}
     figures |= {
@@ -294,7 +287,7 @@ def evaluate(
     }
     written = {task: {name: asdict(value) for name, value in entry.items()} for task, entry in figures.items()}
     write_text(folder / "figures.json", json.dumps(written, indent=2) + "\n")
-    return Evaluation(figures, answers, folder, failures)
+    return Evaluation(figures, answers, folder, tally)
 
 
 def _with_corrected(figures: Mapping[str, Estimate], table: Confusion) -> dict[str, Estimate]:
@@ -370,8 +363,8 @@ def _group_figures(members: Sequence[Mapping[str, Estimate]]) -> dict[str, Estim
 
 def read_samples(
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> tuple[dict[str, dict[str, Estimate]], tuple[Sample, ...], FailureCount]:
-    """Figures by task and metric, the answers, and how many have no grade, from lm-eval's samples."""
+) -> tuple[dict[str, dict[str, Estimate]], tuple[Sample, ...], Tally]:
+    """Figures by task and metric, the answers, and the judgements counted, from lm-eval's samples."""
     figures = {
         task: {
             name: proportion(float(row[name]) for row in rows)
@@ -380,20 +373,27 @@ def read_samples(
         }
         for task, rows in samples.items()
     }
-    failures = FailureCount()
-    for row in (row for rows in samples.values() for row in rows):
-        for answer in row["filtered_resps"][0]:
-            if answer.judgement is not None:
-                failures.add(answer.judgement)
+    tally = Tally.of(
+        answer.judgement
+        for rows in samples.values()
+        for row in rows
+        for answer in row["filtered_resps"][0]
+        if answer.judgement is not None
+    )
     answers = tuple(
         Sample(
             task=task,
             question=row["doc"]["question"],
             golds=tuple(row["doc"]["answers"]),
             answer=str(row["filtered_resps"][0][0].text),
-            correct=row.get("judge_correct", row["contains"]) == 1,
+            correct=_known(row.get("judge_correct", row["contains"])),
         )
         for task, rows in samples.items()
         for row in rows
     )
-    return figures, answers, failures
+    return figures, answers, tally
+
+
+def _known(value: float) -> bool | None:
+    """A metric of one answer as a verdict; NaN, a failure of the judge, is neither right nor wrong."""
+    return None if math.isnan(value) else value == 1

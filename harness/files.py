@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -33,6 +34,15 @@ def tasks_dir() -> Path:
 def cache_dir() -> Path:
     """CLOSEDBOOK_CACHE, or the user's cache folder: things that can be made again, such as the demo's model."""
     return Path(os.environ.get("CLOSEDBOOK_CACHE") or platformdirs.user_cache_dir("closedbook"))
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of a model folder's files: the identity of a checkpoint."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T]:

@@ -18,9 +18,11 @@ class Metric(NamedTuple):
     """How a metric is shown and aggregated.
 
     Attributes:
+        title: As shown to people.
+        higher_is_better: As lm-eval's tables show it.
         judged: Whether it needs a judge.
-        prompt: The judge's prompt that can produce it, if not every one can.
         can_be_unknown: Whether a value can be NaN, which then leaves the mean.
+        prompt: The judge's prompt that can produce it, if not every one can.
     """
 
     title: str

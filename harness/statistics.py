@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def mean_over_tasks(parts: Sequence[Estimate]) -> Estimate:
         return Estimate(None, None, None, n)
     mean = sum(values) / len(values)
     variance = sum(value * (1 - value) / part.n for value, part in zip(values, parts, strict=True)) / len(values) ** 2
-    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(variance)
+    reach = Z * math.sqrt(variance)
     return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach), n)
 
 
@@ -109,11 +111,8 @@ class Confusion:
         }
 
 
-RESAMPLES = 10_000
-
-
 def kappa(table: Confusion) -> Estimate:
-    """Cohen's kappa with a percentile bootstrap interval; without a value where one side knows one grade only.
+    """Cohen's kappa with a percentile bootstrap interval; without a value where people call all right, or all wrong.
 
     Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 20 (1960). The
     bootstrap draws whole tables from a multinomial distribution, which is the same as drawing answers, and is seeded.
@@ -163,17 +162,16 @@ def corrected(raw: Estimate, table: Confusion) -> Estimate:
         return Estimate(None, None, None, raw.n)
     value = _clip((raw.value + specificity - 1) / (sensitivity + specificity - 1))
 
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    n, right, wrong = raw.n + z**2, table.right + 2, table.wrong + 2
-    p = (raw.n * raw.value + z**2 / 2) / n
+    n, right, wrong = raw.n + Z**2, table.right + 2, table.wrong + 2
+    p = (raw.n * raw.value + Z**2 / 2) / n
     se, sp = (table.true_positive + 1) / right, (table.true_negative + 1) / wrong
     if se + sp <= 1:
         return Estimate(value, 0.0, 1.0, raw.n)
     share = (p + sp - 1) / (se + sp - 1)
     se_variance, sp_variance = se * (1 - se) / right, sp * (1 - sp) / wrong
-    shift = 2 * z**2 * (share * se_variance - (1 - share) * sp_variance)
+    shift = 2 * Z**2 * (share * se_variance - (1 - share) * sp_variance)
     spread = p * (1 - p) / n + share**2 * se_variance + (1 - share) ** 2 * sp_variance
-    reach = z * math.sqrt(spread) / (se + sp - 1)
+    reach = Z * math.sqrt(spread) / (se + sp - 1)
     return Estimate(value, min(value, _clip(share + shift - reach)), max(value, _clip(share + shift + reach)), raw.n)
 
 

@@ -20,8 +20,7 @@ from lm_eval.api.registry import register_filter, register_metric
 from lm_eval.api.task import ConfigurableTask
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.judge import NO_JUDGE_HINT, Judge, Judgement, Triple, judge_settings, make_judge
-from closedbook.harness.judge.verdicts import FailureCount
+from closedbook.harness.judge import NO_JUDGE_HINT, Judge, Judgement, Tally, Triple, judge_settings, make_judge
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.metrics import METRICS, Answer, metric_names, metrics
 from closedbook.harness.prompts import Style, extract_answer, question_prompt, template_digest
@@ -90,9 +89,8 @@ class ClosedbookTask(ConfigurableTask):
         self.style: Style = metadata["style"]
         if self.style not in get_args(Style):
             raise RequestError(f"metadata: no style {self.style!r}; there are {', '.join(get_args(Style))}")
-        judging = judge_settings(metadata)
-        self.judging = judging
-        self.judge: Judge | None = make_judge(judging) if judging else None
+        self.judging = judge_settings(metadata)
+        self.judge: Judge | None = make_judge(self.judging) if self.judging else None
         if self.judge is None:
             _say_once(NO_JUDGE_HINT)
         settings["filter_list"] = [{"name": "none", "filter": [{"function": f"closedbook_{self.style}"}]}]
@@ -166,19 +164,18 @@ class ClosedbookTask(ConfigurableTask):
         ]
         judged: Sequence[Judgement | None] = [None] * len(triples)
         if self.judge and not self._predicts_only:
-            judged = self.judge.grade(triples)
-            self._warn_of_failures(judged)
+            graded = self.judge.grade(triples)
+            self._warn_of_failures(graded)
+            judged = graded
         judgements = iter(judged)
         for instance, repeats in zip(self._instances, answers, strict=True):
             instance.filtered_resps["none"] = [Answer(text, next(judgements)) for text in repeats]
 
     def _warn_of_failures(self, judged: Sequence[Judgement]) -> None:
         """Say loudly that too many answers have no grade: a task cannot fail a run and have it saved too."""
-        failures = FailureCount()
-        for judgement in judged:
-            failures.add(judgement)
-        if self.judging and failures.share > self.judging.max_failures:
-            log.error("%s: %s; judge_correct rests on the others only", self.config.task, failures)
+        tally = Tally.of(judged)
+        if self.judging and tally.failure_rate > self.judging.max_failures:
+            log.error("%s: %s; judge_correct rests on the others only", self.config.task, tally)
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Sequence[Answer]]) -> dict[str, Any]:
         """Metrics of one document, from judgements already made."""

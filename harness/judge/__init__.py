@@ -11,7 +11,7 @@ from functools import cache
 from closedbook.harness.judge.cascade import LLMJudge
 from closedbook.harness.judge.rules import RulesJudge, contains, exact_match
 from closedbook.harness.judge.settings import NO_JUDGE_HINT, JudgeSettings, judge_settings
-from closedbook.harness.judge.verdicts import Grade, Judge, JudgeFailure, Judgement, Triple
+from closedbook.harness.judge.verdicts import Grade, Judge, JudgeFailure, Judgement, Tally, Triple
 
 __all__ = [
     "NO_JUDGE_HINT",
@@ -22,6 +22,7 @@ __all__ = [
     "Judgement",
     "LLMJudge",
     "RulesJudge",
+    "Tally",
     "Triple",
     "contains",
     "exact_match",

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from closedbook.harness.files import read_jsonl
-from closedbook.harness.judge import Grade, Judge, JudgeFailure, Triple
-from closedbook.harness.judge.verdicts import FailureCount
+from closedbook.harness.judge import Grade, Judge, JudgeFailure, Tally, Triple
 from closedbook.harness.statistics import Estimate, wilson
 
 ATTACKS = Path(__file__).parent / "attacks.jsonl"
@@ -31,15 +30,15 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class AttackReport:
-    """False positive rates by family, the answers that got through, and those that could not be graded."""
+    """False positive rates by family, the attacks that got through, and the judgements, counted."""
 
     figures: dict[str, dict[str, Estimate]]
     passed: tuple[Attack, ...]
-    failures: FailureCount
+    tally: Tally
 
 
 def _attack(row: Any) -> Attack:
-    return Attack(row["family"], Triple(row["question"], tuple(row["golds"]), row["answer"]))
+    return Attack(row["family"], Triple.from_row(row))
 
 
 @cache
@@ -57,15 +56,12 @@ def attack(judge: Judge, chosen: Sequence[Attack] | None = None) -> AttackReport
     """
     every = attacks() if chosen is None else chosen
     judge.preflight()
-    judgements = judge.grade(attack.triple for attack in every)
-    failures = FailureCount()
-    for judgement in judgements:
-        failures.add(judgement)
+    judgements = judge.grade(tried.triple for tried in every)
     judged = [(a, j) for a, j in zip(every, judgements, strict=True) if not isinstance(j, JudgeFailure)]
     figures = {"overall": {"fpr": _rate([j for _, j in judged])}}
     for family in sorted({a.family for a in every}):
         figures[family] = {"fpr": _rate([j for a, j in judged if a.family == family])}
-    return AttackReport(figures, tuple(a for a, j in judged if j is Grade.CORRECT), failures)
+    return AttackReport(figures, tuple(a for a, j in judged if j is Grade.CORRECT), Tally.of(judgements))
 
 
 def _rate(grades: Sequence[object]) -> Estimate:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.files import read_jsonl, write_text
-from closedbook.harness.judge import Grade, Judge, JudgeFailure, Triple
-from closedbook.harness.judge.verdicts import FailureCount
+from closedbook.harness.judge import Grade, Judge, JudgeFailure, Tally, Triple
 from closedbook.harness.statistics import Confusion, Estimate
 
 WANTED = "question and answer as text, golds as a list of texts, correct as true or false, and system if known"
-LENGTHS = ((5, "1-5 words"), (20, "6-20 words"), (50, "21-50 words"))
+LENGTHS = ((5, "1-5 words"), (20, "6-20 words"), (50, "21-50 words"), (math.inf, "over 50 words"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Label:
     def length(self) -> str:
         """The length of the answer, as a group to report by."""
         count = len(self.triple.answer.split())
-        return next((name for longest, name in LENGTHS if count <= longest), "over 50 words")
+        return next(name for longest, name in LENGTHS if count <= longest)
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Calibration:
         judge: Identity of the judge.
         labels: Name and digest of the file of labels, and the systems that were chosen.
         tables: Confusion by group: "overall", "system: NAME", "length: RANGE".
-        failures: Answers that the judge could not grade.
+        tally: The judgements, counted.
     """
 
     judge: Mapping[str, str]
     labels: Mapping[str, Any]
     tables: Mapping[str, Confusion]
-    failures: FailureCount
+    tally: Tally
 
     def figures(self) -> dict[str, dict[str, Estimate]]:
         """Accuracy, fpr, fnr and kappa of each group."""
@@ -62,11 +62,10 @@ class Calibration:
 
 
 def _label(row: Any) -> Label:
-    match row:
-        case {"question": str(question), "answer": str(answer), "golds": [_, *_] as golds, "correct": bool(correct)}:
-            if all(isinstance(gold, str) for gold in golds):
-                return Label(Triple(question, tuple(golds), answer), correct, str(row.get("system") or ""))
-    raise ValueError("it is no label")
+    triple = Triple.from_row(row)
+    if not isinstance(row.get("correct"), bool):
+        raise ValueError("correct is neither true nor false")
+    return Label(triple, row["correct"], str(row.get("system") or ""))
 
 
 def read_labels(path: Path) -> Iterator[Label]:
@@ -99,7 +98,7 @@ def calibrate(path: Path, judge: Judge, systems: Sequence[str] = (), limit: int 
         path: The labels.
         judge: The judge.
         systems: Take answers of these only.
-        limit: Take that many of each file, spread evenly over it.
+        limit: Take that many, spread evenly over the file.
 
     Raises:
         RequestError: No labels, or a judge that is wrongly set up.
@@ -113,35 +112,26 @@ def calibrate(path: Path, judge: Judge, systems: Sequence[str] = (), limit: int 
         labels = [labels[n * len(labels) // limit] for n in range(limit)]
     judge.preflight()
     judgements = judge.grade(label.triple for label in labels)
-    failures = FailureCount()
-    cells: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    cells: dict[str, Counter[tuple[bool, bool]]] = defaultdict(Counter)
     for label, judgement in zip(labels, judgements, strict=True):
-        failures.add(judgement)
-        if isinstance(judgement, JudgeFailure):
-            continue
-        groups = ["overall", f"length: {label.length}", *([f"system: {label.system}"] if label.system else [])]
-        for group in groups:
-            cells[group].append((judgement is Grade.CORRECT, label.correct))
+        if not isinstance(judgement, JudgeFailure):
+            for group in ("overall", f"system: {label.system}", f"length: {label.length}"):
+                cells[group][judgement is Grade.CORRECT, label.correct] += 1
+    groups = ["overall", *(f"system: {name}" for name in sorted({label.system for label in labels} - {""}))]
+    groups += [f"length: {name}" for _, name in LENGTHS]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     described = {"file": path.name, "sha256": digest, "systems": sorted(systems), "answers": len(labels)}
-    tables = {group: _table(cells[group]) for group in sorted(cells, key=_order)}
-    return Calibration(dict(judge.identity), described, tables, failures)
+    tables = {group: _table(cells[group]) for group in groups if group in cells or group == "overall"}
+    return Calibration(dict(judge.identity), described, tables, Tally.of(judgements))
 
 
-def _order(group: str) -> tuple[bool, bool, str]:
-    """Overall first, then systems, then lengths as they grow."""
-    lengths = [name for _, name in LENGTHS]
-    kind, _, name = group.partition(": ")
-    return kind != "overall", kind == "length", f"{lengths.index(name) if name in lengths else 9}{name}"
-
-
-def _table(pairs: Iterable[tuple[bool, bool]]) -> Confusion:
-    every = list(pairs)
+def _table(cells: Counter[tuple[bool, bool]]) -> Confusion:
+    """From counts by what the judge said and what people said."""
     return Confusion(
-        true_positive=every.count((True, True)),
-        false_positive=every.count((True, False)),
-        true_negative=every.count((False, False)),
-        false_negative=every.count((False, True)),
+        true_positive=cells[True, True],
+        false_positive=cells[True, False],
+        true_negative=cells[False, False],
+        false_negative=cells[False, True],
     )
 
 
@@ -151,7 +141,7 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
         "judge": dict(calibration.judge),
         "labels": dict(calibration.labels),
         "tables": {group: asdict(table) for group, table in calibration.tables.items()},
-        "failed": calibration.failures.failed,
+        "failed": calibration.tally.failed,
         "figures": {group: {n: asdict(e) for n, e in f.items()} for group, f in calibration.figures().items()},
     }
     write_text(path, json.dumps(written, indent=2) + "\n")

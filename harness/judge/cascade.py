@@ -7,19 +7,25 @@ for that triple. Only `preflight` raises: it grades a known answer for real befo
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.judge.chat import ChatModel, Outcome, estimated_tokens, make_chat_model
-from closedbook.harness.judge.reply_cache import Call, ReplyCache, triple_key
+from closedbook.harness.judge.chat import ChatModel, Outcome, estimated_tokens, make_chat_model, ranks
+from closedbook.harness.judge.reply_cache import Call, ReplyCache, reply_key
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages, parse
-from closedbook.harness.judge.rules import Ruling, check_rules, decide, rules_identity
+from closedbook.harness.judge.rules import check_rules, decide, rules_identity
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.judge.verdicts import Grade, JudgeFailure, Judgement, Triple
 
+log = logging.getLogger(__name__)
+
 KNOWN = Triple("What is the capital of France?", ("Paris",), "It is Paris")
+VERDICT_TOKENS = 2  # about what a reply costs
 WINDOW = 10_000  # triples in memory at once; calls run dry between two windows, so it is long against one call
 
 
@@ -72,12 +78,12 @@ class LLMJudge:
         self.spending = Spending()
         self.identity: Mapping[str, str] = {
             "kind": settings.kind,
-            "model": settings.model,
-            "base_url": settings.base_url,
+            **self.model.identity,
             "prompt": self.rubric.identity,
             "sampling": f"greedy-{settings.max_tokens}-{settings.constrained}",
             "rules": rules_identity(self.without),
         }
+        self._budget = None if settings.budget is None else settings.budget / ranks()
         self._ready = False
         self._halt: JudgeFailure | None = None  # what every further call would be
 
@@ -92,11 +98,15 @@ class LLMJudge:
             return
         judgement = self._take(KNOWN, self.model.prepare(build_messages(KNOWN, self.rubric)))
         if isinstance(judgement, JudgeFailure):
-            raise RequestError(
-                f"judge {self.settings.model!r} at {self.settings.base_url}: {judgement.detail}; "
-                "choose a model that follows the prompt"
-            )
+            raise RequestError(f"judge {self._where}: {judgement.detail}; choose a model that follows the prompt")
+        if judgement is not Grade.CORRECT:
+            log.warning("judge %s calls %r wrong; calibrate it before you trust it", self._where, KNOWN.answer)
         self._ready = True
+
+    @property
+    def _where(self) -> str:
+        model, place = self.model.identity.values()
+        return f"{model!r} at {place}"
 
     def grade(self, triples: Iterable[Triple]) -> list[Judgement]:
         """One judgement per triple, in order."""
@@ -117,19 +127,22 @@ class LLMJudge:
     def plan(self, triples: Iterable[Triple]) -> Plan:
         """What `grade` would take; asks nobody."""
         every = list(triples)
-        unique = list(dict.fromkeys(every))
-        cached = [triple for triple in unique if self._remembered(triple)]
-        rest = set(unique).difference(cached)
-        asked = [triple for triple in rest if not decide(triple, self.without)]
+        unique = dict.fromkeys(every)
+        asked, settled = [], Counter[str]()
+        for triple in unique:
+            if found := self._settled(triple):
+                settled[found[0]] += 1
+            else:
+                asked.append(triple)
         tokens = sum(estimated_tokens(build_messages(triple, self.rubric)) for triple in asked)
         return Plan(
             answers=len(every),
             repeated=len(every) - len(unique),
-            cached=len(cached),
-            by_rule=len(rest) - len(asked),
+            cached=settled["cache"],
+            by_rule=settled["rule"],
             calls=len(asked),
             prompt_tokens=tokens,
-            dollars=self._dollars(tokens, 2 * len(asked)) if self.settings.priced else None,
+            dollars=self._dollars(tokens, VERDICT_TOKENS * len(asked)) if self.settings.priced else None,
         )
 
     def _judge(self, triples: Sequence[Triple], advance: Callable[[int], object]) -> dict[Triple, Judgement]:
@@ -137,10 +150,8 @@ class LLMJudge:
         judged: dict[Triple, Judgement] = {}
         asked: list[Triple] = []
         for triple in triples:
-            if grade := self._remembered(triple):
-                judged[triple] = grade
-            elif ruling := decide(triple, self.without):
-                judged[triple] = self._grade_of(ruling)
+            if found := self._settled(triple):
+                judged[triple] = found[1]
             else:
                 asked.append(triple)
         advance(len(judged))
@@ -153,40 +164,44 @@ class LLMJudge:
             self.model.ask([build_messages(triple, self.rubric) for triple in asked], on_outcome, self._halted)
         return judged
 
-    def _remembered(self, triple: Triple) -> Grade | None:
-        reply = self.cache.get(triple_key(self.identity, triple))
-        judgement = parse(reply, self.rubric) if reply is not None else None
-        return judgement if isinstance(judgement, Grade) else None
+    def _settled(self, triple: Triple) -> tuple[Literal["cache", "rule"], Grade] | None:
+        """The grade that needs no call, and where it comes from.
 
-    def _grade_of(self, ruling: Ruling) -> Grade:
-        """An answer without content is what the rubric says of it, not always a wrong one."""
-        return self.rubric.empty if ruling.rule in ("empty", "opening") else ruling.grade
+        The cache first, because it is quicker: its key holds the rules, so what it knows no rule has decided.
+        """
+        reply = self.cache.get(reply_key(self.identity, build_messages(triple, self.rubric)))
+        judgement = parse(reply, self.rubric) if reply is not None else None
+        if isinstance(judgement, Grade):
+            return "cache", judgement
+        ruling = decide(triple, self.without)
+        if ruling is None:
+            return None
+        return "rule", self.rubric.empty if ruling.grade is Grade.NOT_ATTEMPTED else ruling.grade
 
     def _halted(self) -> JudgeFailure | None:
         """Why no more calls are made; None while they are."""
-        budget = self.settings.budget
         if self._halt is None and self.model.refusal:
             self._halt = JudgeFailure("refused", self.model.refusal)
-        if self._halt is None and budget is not None and self.spending.dollars >= budget:
-            self._halt = JudgeFailure("budget", f"the judge's budget of ${budget:g} is spent")
+        if self._halt is None and self._budget is not None and self.spending.dollars >= self._budget:
+            self._halt = JudgeFailure("budget", f"the judge's budget of ${self.settings.budget:g} is spent")
         return self._halt
 
     def _take(self, triple: Triple, outcome: Outcome) -> Judgement:
         """Pay for a reply, read it, and keep it if it states a grade."""
         if isinstance(outcome, JudgeFailure):
             return outcome
-        judgement = parse(outcome.text, self.rubric)
-        if not outcome.complete:
-            judgement = JudgeFailure("unparsable", f"the reply was cut off after {self.settings.max_tokens} tokens")
+        judgement = outcome.fault or parse(outcome.text, self.rubric)
+        model, server = self.model.identity.values()
         call = Call(
-            self.settings.model,
-            self.settings.base_url,
+            model,
+            server,
             outcome.prompt_tokens,
             outcome.completion_tokens,
             self._dollars(outcome.prompt_tokens, outcome.completion_tokens),
         )
         self.spending.pay(call)
-        key = triple_key(self.identity, triple) if isinstance(judgement, Grade) else None
+        messages = build_messages(triple, self.rubric)
+        key = reply_key(self.identity, messages) if isinstance(judgement, Grade) else None
         self.cache.add(call, key, outcome.text)
         return judgement
 

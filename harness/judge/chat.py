@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from closedbook.harness.errors import RequestError, WorkError, one_line
+from closedbook.harness.files import folder_digest
 from closedbook.harness.judge.settings import OPENAI_URL, JudgeSettings
 from closedbook.harness.judge.verdicts import JudgeFailure
 
@@ -29,12 +32,18 @@ GARBAGE = "the server's reply is no chat completion"
 
 
 class Reply(NamedTuple):
-    """What a model said, what it cost in tokens, and whether it came to its end."""
+    """What a model said.
+
+    Attributes:
+        prompt_tokens: What was asked, in tokens; as the server counts, or estimated where it does not say.
+        completion_tokens: What was said, in tokens.
+        fault: Why the text is no answer, although it was paid: the model declined, or was cut off.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
-    complete: bool = True
+    fault: JudgeFailure | None = None
 
 
 Outcome = Reply | JudgeFailure
@@ -44,9 +53,11 @@ class ChatModel(Protocol):
     """A model that is asked many prompts at once.
 
     Attributes:
+        identity: Who is asked: model, and server or weights. Holds no key.
         refusal: Why no call can succeed; None while they may.
     """
 
+    identity: Mapping[str, str]
     refusal: str | None
 
     def prepare(self, messages: Messages) -> Outcome:
@@ -78,7 +89,10 @@ class ChatServer:
 
     def __init__(self, settings: JudgeSettings, choices: Sequence[str]) -> None:
         self.settings = settings
+        self.identity: Mapping[str, str] = {"model": settings.model, "server": settings.base_url}
         self.refusal: str | None = None
+        self._calls = _Pace(settings.requests_per_minute)
+        self._tokens = _Pace(settings.tokens_per_minute)
         self._refused_with = 0  # the HTTP status of that
         self._constraints = dict(_constraints(choices))
         self._constraint: dict[str, Any] = self._constraints.get(settings.constrained, {})
@@ -86,7 +100,7 @@ class ChatServer:
     @property
     def concurrency(self) -> int:
         """This process's share of the calls under way, where several ranks judge at once."""
-        return max(1, self.settings.concurrency // _ranks())
+        return max(1, self.settings.concurrency // ranks())
 
     @property
     def _where(self) -> str:
@@ -127,7 +141,6 @@ class ChatServer:
         on_outcome: Callable[[int, Outcome], None],
         halted: Callable[[], JudgeFailure | None],
     ) -> None:
-        wait = _rate_limit(self.settings.requests_per_minute, self.settings.tokens_per_minute)
         numbered = iter(enumerate(prompts))
 
         workers = min(self.concurrency, len(prompts))
@@ -138,7 +151,8 @@ class ChatServer:
                 if failure := halted():
                     on_outcome(number, failure)
                 else:
-                    await wait(estimated_tokens(messages) + self.settings.max_tokens)
+                    await self._calls.wait(1)
+                    await self._tokens.wait(estimated_tokens(messages) + self.settings.max_tokens)
                     on_outcome(number, await self._ask(client, messages))
 
         async with self._client() as client, asyncio.TaskGroup() as group:
@@ -242,42 +256,38 @@ def _read(completion: Any, messages: Messages) -> Outcome:
     if not isinstance(text, str):
         raise TypeError("the content is no text")
     ended, refusal = choice.get("finish_reason"), choice["message"].get("refusal")
+    fault = None
     if refusal or ended == "content_filter":
-        return JudgeFailure("refused", f"the model declined to grade: {refusal or text}"[:200])
+        fault = JudgeFailure("refused", f"the model declined to grade: {refusal or text}"[:200])
+    elif ended == "length":
+        fault = JudgeFailure("unparsable", f"the reply was cut off: {text}"[:200])
     usage = completion.get("usage") or {}
     return Reply(
         text,
-        int(usage.get("prompt_tokens", estimated_tokens(messages))),
-        int(usage.get("completion_tokens", 1 + len(text) // 4)),
-        complete=ended != "length",
+        max(0, int(usage.get("prompt_tokens", estimated_tokens(messages)))),
+        max(0, int(usage.get("completion_tokens", 1 + len(text) // 4))),
+        fault,
     )
 
 
-def _rate_limit(requests: int | None, tokens: int | None) -> Callable[[int], Coroutine[Any, Any, None]]:
-    """Waits until one more call of so many tokens is within what a minute allows to this rank."""
-    from aiolimiter import AsyncLimiter
+class _Pace:
+    """Spreads what a minute allows evenly over it, so that no minute starts with a burst; None allows everything."""
 
-    def limiter(per_minute: int | None) -> AsyncLimiter | None:
-        # a second's worth at once, so that a minute never starts with a burst of a whole minute's calls
-        return (
-            AsyncLimiter(max(1.0, per_minute / 60 / _ranks()), max(1.0, 60 * _ranks() / per_minute))
-            if per_minute
-            else None
-        )
+    def __init__(self, per_minute: int | None) -> None:
+        self._seconds = 60 * ranks() / per_minute if per_minute else 0.0  # for one, in this rank
+        self._free = 0.0  # when the next one may start, on the monotonic clock
 
-    calls, size = limiter(requests), limiter(tokens)
-
-    async def wait(amount: int) -> None:
-        if calls:
-            await calls.acquire()
-        while size and amount > 0:  # a call larger than the bucket waits for several fills
-            await size.acquire(min(amount, size.max_rate))
-            amount -= int(size.max_rate)
-
-    return wait
+    async def wait(self, amount: int) -> None:
+        """Wait for the turn of so many."""
+        if self._seconds:
+            now = time.monotonic()
+            start = max(now, self._free)
+            self._free = start + amount * self._seconds
+            await asyncio.sleep(start - now)
 
 
-def _ranks() -> int:
+def ranks() -> int:
+    """Processes of a distributed run, which share the limits."""
     return max(1, int(os.environ.get("WORLD_SIZE", "1")))
 
 
@@ -293,14 +303,18 @@ class InProcessVLLM:
 
     def __init__(self, settings: JudgeSettings, choices: Sequence[str]) -> None:
         self.settings, self.choices = settings, list(choices)
+        folder = Path(settings.model)
+        self.identity: Mapping[str, str] = {
+            "model": settings.model,
+            "weights": folder_digest(folder) if folder.is_dir() else "of the hub",
+        }
         self.refusal: str | None = None
         self._engine: Any = None
 
     def prepare(self, messages: Messages) -> Outcome:
         """Load the model and ask one prompt."""
-        outcomes: list[Outcome] = []
         try:
-            self.ask([messages], lambda _, outcome: outcomes.append(outcome), lambda: None)
+            (outcome,) = self._generate([messages])
         except ImportError as error:
             raise RequestError("judge: vllm is not installed here; pip install 'closedbook[vllm]'") from error
         except Exception as error:  # the engine fails in as many ways as there are machines
@@ -308,7 +322,7 @@ class InProcessVLLM:
                 f"judge {self.settings.model!r} does not load in vLLM: {one_line(error)}; "
                 "check the model and the free memory"
             ) from error
-        return outcomes[0]
+        return outcome
 
     def ask(
         self,
@@ -320,9 +334,18 @@ class InProcessVLLM:
         for start in range(0, len(prompts), self.CHUNK):
             chunk = prompts[start : start + self.CHUNK]
             failure = halted()
-            outcomes = [failure] * len(chunk) if failure else self._generate(chunk)
+            outcomes = [failure] * len(chunk) if failure else self._outcomes(chunk)
             for number, outcome in enumerate(outcomes, start):
                 on_outcome(number, outcome)
+
+    def _outcomes(self, prompts: Sequence[Messages]) -> Sequence[Outcome]:
+        """Replies to all prompts; where the engine refuses them together, each is asked alone."""
+        try:
+            return self._generate(prompts)
+        except Exception as error:  # a prompt that is too long takes its whole batch along
+            if len(prompts) == 1:
+                return [JudgeFailure("server", f"{type(error).__name__}: {one_line(error)}")]
+            return [outcome for prompt in prompts for outcome in self._outcomes([prompt])]
 
     def _generate(self, prompts: Sequence[Messages]) -> list[Outcome]:
         from vllm import SamplingParams
@@ -338,9 +361,9 @@ class InProcessVLLM:
 
 def _vllm_reply(request: Any) -> Reply:
     output = request.outputs[0]
-    return Reply(
-        output.text, len(request.prompt_token_ids or ()), len(output.token_ids), output.finish_reason != "length"
-    )
+    cut = output.finish_reason == "length"
+    fault = JudgeFailure("unparsable", f"the reply was cut off: {output.text}"[:200]) if cut else None
+    return Reply(output.text, len(request.prompt_token_ids or ()), len(output.token_ids), fault)
 
 
 def _load_engine(settings: JudgeSettings) -> Any:

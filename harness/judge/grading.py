@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from itertools import tee
 from pathlib import Path
@@ -11,33 +10,19 @@ from typing import Any
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.files import read_jsonl, written_aside
-from closedbook.harness.judge import Grade, Judge, JudgeFailure, Judgement, Triple
-from closedbook.harness.judge.verdicts import FailureCount
+from closedbook.harness.judge import Grade, Judge, JudgeFailure, Judgement, Tally, Triple
 from closedbook.harness.statistics import Estimate, wilson
 
 WANTED = "question and answer as text and golds as a list of texts"
 
 
-def _checked(row: Any) -> dict[str, Any]:
-    """The row, if it has what can be graded."""
-    match row:
-        case {"question": str(), "answer": str(), "golds": [_, *_] as golds} if all(isinstance(g, str) for g in golds):
-            return dict(row)
-    raise ValueError("it cannot be graded")
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows that can be graded, each with question, golds and answer.
+def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], Triple]]:
+    """Rows, each with what is judged of it.
 
     Raises:
         RequestError: The file cannot be read, or a line cannot be graded.
     """
-    return read_jsonl(path, _checked, WANTED)
-
-
-def triple_of(row: dict[str, Any]) -> Triple:
-    """What is judged of a row."""
-    return Triple(row["question"], tuple(row["golds"]), row["answer"])
+    return read_jsonl(path, lambda row: (row, Triple.from_row(row)), WANTED)
 
 
 def _graded(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
@@ -46,11 +31,11 @@ def _graded(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
     return row | {"grade": str(judgement)}
 
 
-def grade_file(path: Path, out: Path, judge: Judge) -> tuple[dict[str, Estimate], FailureCount]:
+def grade_file(path: Path, out: Path, judge: Judge) -> tuple[dict[str, Estimate], Tally]:
     """Grade every line of a file and write the graded lines.
 
     Returns:
-        Share of each grade among the graded answers and of failures among all, and the failures.
+        Share of each grade among the graded answers and of failures among all, and the judgements, counted.
 
     Raises:
         RequestError: No line, a malformed line, `out` is the input, or a judge that is wrongly set up.
@@ -63,14 +48,12 @@ def grade_file(path: Path, out: Path, judge: Judge) -> tuple[dict[str, Estimate]
     if total == 0:
         raise RequestError(f"{path} holds no answers; give {WANTED}")
     judge.preflight()
-    counts: Counter[str] = Counter()
-    failures = FailureCount()
+    tally = Tally()
     with written_aside(out) as lines:
         rows, asked = tee(read_rows(path))
-        for row, judgement in zip(rows, judge.stream(map(triple_of, asked), total), strict=True):
+        judgements = judge.stream((triple for _, triple in asked), total)
+        for (row, _), judgement in zip(rows, judgements, strict=True):
             lines.write(json.dumps(_graded(row, judgement)) + "\n")
-            failures.add(judgement)
-            if isinstance(judgement, Grade):
-                counts[judgement] += 1
-    figures = {str(grade): wilson(counts[grade], failures.graded) for grade in Grade}
-    return figures | {"judge_failed": wilson(failures.failed, failures.graded + failures.failed)}, failures
+            tally.add(judgement)
+    figures = {str(grade): wilson(tally.grades[grade], tally.graded) for grade in Grade}
+    return figures | {"judge_failed": wilson(tally.failed, tally.graded + tally.failed)}, tally

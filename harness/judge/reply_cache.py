@@ -1,7 +1,7 @@
 """What judges have replied, kept between runs in one SQLite file, with a ledger of every call.
 
-The reply is kept, not the grade: the parser reads it again, so a better parser needs no new calls. A row carries a
-digest of itself, and a row that does not match is not believed. The cache is a convenience: where it is locked, damaged
+The reply is kept, not the grade, and read again each time. A row carries a digest of itself, and a row that does not
+match is not believed. The cache is a convenience: where it is locked, damaged
 or cannot be written, it says so once, steps aside, and the run goes on without it.
 
 Write-ahead logging lets several processes share the file; each reply is committed as it comes, with its cost, so a
@@ -15,12 +15,12 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from closedbook.harness.errors import one_line
-from closedbook.harness.judge.verdicts import Triple
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,9 @@ class Call(NamedTuple):
     dollars: float
 
 
-def triple_key(identity: Mapping[str, str], triple: Triple) -> bytes:
-    """The key of a reply: a digest of all that it depends on."""
-    parts = [sorted(identity.items()), triple.question, triple.golds, triple.answer]
-    return hashlib.sha256(json.dumps(parts).encode()).digest()
+def reply_key(identity: Mapping[str, str], messages: Sequence[Mapping[str, str]]) -> bytes:
+    """The key of a reply: a digest of all that it depends on, who is asked, how, and what."""
+    return hashlib.sha256(json.dumps([sorted(identity.items()), messages]).encode()).digest()
 
 
 def _row_digest(key: bytes, reply: str) -> bytes:
@@ -123,22 +122,25 @@ class ReplyCache:
         self._database.execute("COMMIT")
 
     def _open(self) -> sqlite3.Connection:
-        if self.path is None:
-            return _connect(None, self._patience)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             return _connect(self.path, self._patience)
         except (sqlite3.Error, OSError) as error:
-            self._warn(error)
-            return _connect(None, self._patience)
+            return self._in_memory(error)
 
     def _step_aside(self, error: Exception) -> None:
         """Go on with a cache in memory, so that one run still judges equal triples once."""
+        with suppress(sqlite3.Error):
+            self._database.close()
+        self._database = self._in_memory(error)
+
+    def _in_memory(self, error: Exception) -> sqlite3.Connection:
         if self.path is None:
             raise error
         self._warn(error)
-        self._database.close()
-        self.path, self._database = None, _connect(None, self._patience)
+        self.path = None
+        return _connect(None, self._patience)
 
     def _warn(self, error: Exception) -> None:
         log.warning(

@@ -28,10 +28,12 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})  # control, format (zero wid
 _BRACKETS = str.maketrans("<>＜＞﹤﹥", "‹›‹›‹›")  # noqa: RUF001 look-alikes, so that people still see what was there
 _CONTROL_WORD = re.compile(r"\[(/?[A-Z_]{3,})\]")  # [INST]: some tokenisers read it as a token, wherever it stands
 
+LONGEST_SIGN = 3  # characters; labels up to here are signs, such as 1.0 and A, and count as they are written
 _LONGEST_STATEMENT = 80  # characters; keeps the patterns below linear
 _FENCE = re.compile(r"^```\w*\s+(.*?)\s*```$", re.DOTALL)
 _STATEMENTS = re.compile(r"\n|(?<=[.!?])\s+")
-_KEYS = ("grade", "verdict", "score", "judgement", "judgment", "label", "result", "answer", "rating")
+_KEYS = ("grade", "verdict", "score", "judgement", "judgment", "label", "rating")
+_LEADS = (*_KEYS, "answer", "result")
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ class Rubric:
     @cached_property
     def statement(self) -> re.Pattern[str]:
         """A sentence that says a label, and the same one once more at most, and nothing else."""
-        words = "|".join(re.escape(w).replace("_", "[ _-]") for w in self.labels if len(w) > 3)
-        signs = "|".join(re.escape(sign) for sign in self.labels if len(sign) <= 3)
+        words = "|".join(re.escape(w).replace("_", "[ _-]") for w in self.labels if len(w) > LONGEST_SIGN)
+        signs = "|".join(re.escape(sign) for sign in self.labels if len(sign) <= LONGEST_SIGN)
         label = f"{signs}|(?i:{words})" if words else signs
         decoration = r"[\s*_`\"'“”‘’()\[\]]*"  # noqa: RUF001 typographic quotation marks
-        subject = rf"(?:(?:the|my|final|overall|judge's)\s+)*(?:judge|{'|'.join(_KEYS)})"
+        subject = rf"(?:(?:the|my|final|overall|judge's)\s+)*(?:judge|{'|'.join(_LEADS)})"
         lead = rf"(?i:{subject}{decoration}(?:\s+is\b\s*:?|[:=]))"
         return re.compile(
             rf"(?:[-•]\s+|\#+\s+)?{decoration}(?:{lead}{decoration})?(?P<label>{label})"
@@ -71,7 +73,8 @@ class Rubric:
 
     def grade_of(self, label: str) -> Grade | None:
         """The grade behind a label as it was written."""
-        return self.labels.get(label) or self.labels.get(re.sub("[ -]", "_", label.upper()))
+        word = re.sub("[ -]", "_", label.upper()) if len(label) > LONGEST_SIGN else label
+        return self.labels.get(label) or self.labels.get(word)
 
 
 RUBRICS = {

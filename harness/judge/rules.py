@@ -17,18 +17,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.judge.values import WORDS, date, dates_in, quantity, refines
+from closedbook.harness.judge.values import date, dates_in, quantity, refines
 from closedbook.harness.judge.verdicts import Grade, Judgement, Triple
+from closedbook.harness.judge.words import WORDS, word_set
 from closedbook.harness.text import answer_key, clean, contains_words, words
 
 VERSION = "judge-rules-2"  # a change of any grade is a new version
 LONGEST_MATCH = 50  # words; in a longer text a gold answer may be mentioned without being the answer
-LONGEST_ANSWER = 250  # words; nobody asked for an essay, and a long enough one mentions everything
+LONGEST_ANSWER = 250  # words, of ten characters at most on average; a long enough text mentions everything
+LONGEST_PIECE = 4  # words; a list of longer pieces is a sentence
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> bool:
@@ -49,23 +50,18 @@ class Ruling(NamedTuple):
     rule: str
 
 
-def _listed(name: str) -> list[str]:
-    """Entries of a list in words.toml that are longer than a word: parted by bars and line ends."""
-    return [entry.strip() for entry in re.split(r"[|\n]", WORDS[name]) if entry.strip()]
-
-
-_OPENINGS = frozenset(_listed("openings"))
-_SAME = {word: group.split()[-1] for group in _listed("same") for word in group.split()} | {
-    word: str(n) for n, word in enumerate(WORDS["small"].split())
-}
-_NICKNAMES = [frozenset(group.split()) for group in _listed("nicknames")]
-_UNSETTLED = frozenset(WORDS["unsettled"].split())
-_FILLERS = frozenset(WORDS["fillers"].split())
-_TITLES = frozenset(WORDS["titles"].split())
-_PEOPLE = frozenset(WORDS["people"].split())
-_SUFFIXES = frozenset(WORDS["suffixes"].split())
+_OPENINGS = frozenset(WORDS["openings"])
+_NICKNAMES = [frozenset(group) for group in WORDS["nicknames"]]
+_SAME = {word: group[-1] for group in WORDS["same"] for word in group}
+_SAME |= {word: str(n) for n, word in enumerate(WORDS["small"].split())}
+_UNSETTLED, _FILLERS, _TITLES, _PEOPLE, _SUFFIXES = map(
+    word_set, ("unsettled", "fillers", "titles", "people", "suffixes")
+)
+_LISTS = re.compile(r",| and |&")
+_PIECES = re.compile(r"[;/|\n]|(?<=\w\w)[.?!]\s| - | and | & ")
 _SEVERAL = re.compile(
-    r"\b(?:are|were|name|list|which|what) (?:the |all )*(?:two|three|four|five|six|seven|eight|nine|ten|\d+) \w+"
+    r"\b(?:are|were|name|list|which|what) (?:the |all )*"
+    r"(?:two|three|four|five|six|seven|eight|nine|ten|[2-9]|1\d) (?!(?:letter|year|time|word|leg)s?)\w+"
 )
 
 
@@ -78,7 +74,7 @@ def _opening(triple: Triple) -> bool:
 
 
 def _too_long(triple: Triple) -> bool:
-    return len(triple.answer.split()) > LONGEST_ANSWER
+    return len(triple.answer.split()) > LONGEST_ANSWER or len(triple.answer) > 10 * LONGEST_ANSWER
 
 
 def _exact(triple: Triple) -> bool:
@@ -105,7 +101,7 @@ def _contains(triple: Triple) -> bool:
         return False
     found = [gold for gold in triple.golds if contains_words(triple.answer, gold)]
     return _agrees_on_the_day(triple) and any(
-        not contains_words(triple.question, gold) and _settles(triple.answer, gold, triple.golds) for gold in found
+        not contains_words(triple.question, gold) and _settles(triple, gold) for gold in found
     )
 
 
@@ -115,18 +111,20 @@ def _agrees_on_the_day(triple: Triple) -> bool:
     return not days or all(any(refines(given, day) for day in days) for given in dates_in(clean(triple.answer)))
 
 
-def _settles(answer: str, gold: str, golds: Sequence[str]) -> bool:
+def _settles(triple: Triple, gold: str) -> bool:
     """Whether nothing around a gold answer takes it back or offers another one."""
-    around = f" {answer_key(answer)} ".replace(f" {answer_key(gold)} ", " ; ")
+    answer = triple.answer
+    around = set(f" {answer_key(answer)} ".replace(f" {answer_key(gold)} ", " ").split())
     part_of_range = gold[:1].isdigit() and re.search(rf"[-−–]\s?{re.escape(gold)}", answer)  # noqa: RUF001
-    if part_of_range or not _UNSETTLED.isdisjoint(around.split()):
+    if part_of_range or not _UNSETTLED.isdisjoint(around - set(words(triple.question))):
         return False
-    firm = re.split(r"[;/|\n]| and | & ", answer)
-    loose = [piece for part in firm for piece in part.split(",")]
-    keys = {answer_key(gold) for gold in golds}
-    listed = len(firm) > 1 and any(answer_key(piece) in keys for piece in firm)
-    listed |= len(loose) > 2 and all(len(piece.split()) <= 4 for piece in loose)
-    return not listed or all(answer_key(piece) in keys for piece in loose if piece.strip())
+    keys = {answer_key(gold) for gold in triple.golds}
+    firm = [piece for piece in map(answer_key, _PIECES.split(answer)) if piece]
+    loose = [piece for piece in map(answer_key, re.split(rf"{_PIECES.pattern}|,", answer)) if piece]
+    listed = len(firm) > 1 and not keys.isdisjoint(firm)
+    listed |= len(loose) > 1 and loose[-1] in keys and len(loose[0].split()) <= LONGEST_PIECE
+    listed |= len(loose) > 2 and all(len(piece.split()) <= LONGEST_PIECE for piece in loose)
+    return not listed or all(piece in keys for piece in loose)
 
 
 def _variants(text: str) -> Iterable[str]:
@@ -137,13 +135,13 @@ def _variants(text: str) -> Iterable[str]:
         yield bracketed[2]
 
 
-def _bare(text: str) -> str:
-    """A key without function words in front, accents, plurals and spaces, each word in one of its spellings."""
-    plain = "".join(c for c in unicodedata.normalize("NFD", text.replace("&", " and ")) if not unicodedata.combining(c))
-    kept = list(words(plain))
+def _plain(text: str) -> list[str]:
+    """Words without accents and plurals, each in one of its spellings, and without function words in front."""
+    bare = "".join(c for c in unicodedata.normalize("NFD", text.replace("&", " and ")) if not unicodedata.combining(c))
+    kept = list(words(bare))
     while kept and kept[0] in _FILLERS:
         kept.pop(0)
-    return "".join(f" {word} " if word.isdigit() else word for word in (_SAME.get(w, _singular(w)) for w in kept))
+    return [_SAME.get(word, _singular(word)) for word in kept]
 
 
 def _singular(word: str) -> str:
@@ -152,16 +150,25 @@ def _singular(word: str) -> str:
 
 def _spelling(triple: Triple) -> bool:
     """A gold answer in another spelling: spaces, accents, plural, a preposition in front, brackets, a typing error."""
-    given = _bare(triple.answer)
-    golds = [_bare(text) for gold in triple.golds for text in _variants(gold) if _signs(text) == _signs(triple.answer)]
-    return bool(given) and any(given == gold or _typo(given, gold) for gold in golds)
+    given = _plain(triple.answer)
+    golds = [_plain(text) for gold in triple.golds for text in _variants(gold) if _signs(text) == _signs(triple.answer)]
+    return bool(given) and any(_glued(given) == _glued(gold) or _one_typo(given, gold) for gold in golds)
 
 
-def _typo(one: str, other: str) -> bool:
-    """Whether two long texts differ by a letter or two, not in the first one, and not in a number."""
-    if min(len(one), len(other)) < 8 or one[0] != other[0] or re.findall(r"\d", one) != re.findall(r"\d", other):
+def _glued(parts: Sequence[str]) -> str:
+    """Words without the spaces between them, save around numbers, where a space makes another number."""
+    return "".join(f" {part} " if part.isdigit() else part for part in parts)
+
+
+def _one_typo(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether one long word of two texts differs by one letter, not the first, and nothing else does."""
+    differing = [(a, b) for a, b in zip(one, other, strict=False) if a != b]
+    if len(one) != len(other) or len(differing) != 1:
         return False
-    return SequenceMatcher(None, one, other, autojunk=False).ratio() > 0.93
+    a, b = sorted(differing[0], key=len)
+    same = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+    rest = a[same:], b[same:]
+    return len(a) > 5 and a.isalpha() and same > 0 and rest[1][1:] in (rest[0], rest[0][1:])
 
 
 def _name(triple: Triple) -> bool:
@@ -186,8 +193,14 @@ def _same_person(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
         return False
     if not (one[0] == other[0] or any({one[0], other[0]} <= group for group in _NICKNAMES)):
         return False
-    short, long = sorted((one[1:-1], other[1:-1]), key=len)
-    return all(any(m == w or (len(m) == 1 and w.startswith(m)) for w in long) for m in short)
+    middles = one[1:-1], other[1:-1]
+    if not all(middles):
+        return True
+    return len(middles[0]) == len(middles[1]) and all(map(_same_or_initial, *middles))
+
+
+def _same_or_initial(one: str, other: str) -> bool:
+    return one == other or (1 in (len(one), len(other)) and one[0] == other[0])
 
 
 def _part(triple: Triple) -> bool:
@@ -197,7 +210,8 @@ def _part(triple: Triple) -> bool:
         return False
     golds = [(gold, answer_key(gold).split()) for gold in triple.golds if "," not in gold]
     if len(given) > 1:
-        return any(key[-len(given) :] == given for _, key in golds)
+        longer = [key for _, key in golds if len(key) > len(given)]
+        return any(key[-len(given) :] == given and key[-len(given) - 1] not in _FILLERS for key in longer)
     surname = len(given[0]) > 3 and _asks_for_a_person(triple)
     return surname and any(key[-1:] == given and _reads_as_name(gold) for gold, key in golds)
 
@@ -221,8 +235,8 @@ def _place(triple: Triple) -> bool:
     """The place that was asked for, without the larger one that it lies in."""
     if "where" not in words(triple.question):
         return False
-    key = _bare(triple.answer)
-    return bool(key) and any(key == _bare(gold.split(",")[0]) for gold in triple.golds if "," in gold)
+    key = _plain(triple.answer)
+    return bool(key) and any(key == _plain(gold.split(",")[0]) for gold in triple.golds if "," in gold)
 
 
 def _year(triple: Triple) -> bool:
@@ -233,32 +247,33 @@ def _year(triple: Triple) -> bool:
     return any((gold := date(clean(text))) and gold.year == int(triple.answer) for text in triple.golds)
 
 
-RULES: Mapping[str, tuple[Callable[[Triple], bool], bool]] = {  # name: whether it applies, and what it then says
-    "exact": (_exact, True),
-    "empty": (_empty, False),
-    "opening": (_opening, False),
-    "too_long": (_too_long, False),
-    "value": (_value, True),
-    "contains": (_contains, True),
-    "spelling": (_spelling, True),
-    "name": (_name, True),
-    "place": (_place, True),
-    "year": (_year, True),
-    "part": (_part, True),
+RULES: Mapping[str, tuple[Callable[[Triple], bool], Grade]] = {  # name: whether it applies, and what it then says
+    "exact": (_exact, Grade.CORRECT),
+    "empty": (_empty, Grade.NOT_ATTEMPTED),
+    "opening": (_opening, Grade.NOT_ATTEMPTED),
+    "too_long": (_too_long, Grade.INCORRECT),
+    "value": (_value, Grade.CORRECT),
+    "contains": (_contains, Grade.CORRECT),
+    "spelling": (_spelling, Grade.CORRECT),
+    "name": (_name, Grade.CORRECT),
+    "place": (_place, Grade.CORRECT),
+    "year": (_year, Grade.CORRECT),
+    "part": (_part, Grade.CORRECT),
 }
 
 
-def decide(triple: Triple, without: Iterable[str] = ()) -> Ruling | None:
+def decide(triple: Triple, without: Collection[str] = ()) -> Ruling | None:
     """The ruling of the first rule that speaks, None where only a reader can tell; rules in `without` are silent."""
     several = _asks_for_several(triple)
-    for name, (applies, right) in RULES.items():
-        if name not in without and not (right and several) and applies(triple):
-            return Ruling(Grade.CORRECT if right else Grade.INCORRECT, name)
+    for name, (applies, grade) in RULES.items():
+        doubtful = several and grade is Grade.CORRECT and not (name == "exact" and _LISTS.search(triple.answer))
+        if name not in without and not doubtful and applies(triple):
+            return Ruling(grade, name)
     return None
 
 
 class RulesJudge:
-    """Rules alone: what they cannot decide is INCORRECT. Never fails.
+    """Rules alone: what they do not call right is INCORRECT. Never fails.
 
     Args:
         without: Names of rules that are switched off.
@@ -284,7 +299,8 @@ class RulesJudge:
         """One grade per triple, in order."""
         for triple in triples:
             ruling = decide(triple, self.without)
-            yield ruling.grade if ruling else Grade.INCORRECT
+            right = ruling is not None and ruling.grade is Grade.CORRECT
+            yield Grade.CORRECT if right else Grade.INCORRECT
 
     def grade(self, triples: Iterable[Triple]) -> list[Judgement]:
         """One grade per triple, in order."""

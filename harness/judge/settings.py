@@ -33,9 +33,11 @@ class JudgeSettings(BaseModel):
     Attributes:
         kind: rules, openai (any compatible server) or vllm (an engine in this process).
         model: The model's name on the server; for vllm a folder or hub id.
+        base_url: The server's address.
         prompt: The rubric: binary (right or wrong) or simpleqa (right, wrong or not attempted).
         without: Names of rules that are switched off.
         timeout: Seconds that one call may take.
+        retries: Further tries of a call.
         concurrency: Calls under way at once, over all ranks of a distributed run together.
         requests_per_minute: Rate limit, over all ranks; None for none.
         tokens_per_minute: The same, by estimated tokens.
@@ -44,11 +46,12 @@ class JudgeSettings(BaseModel):
             auto, which takes the first one that the server takes.
         price_in: Dollars per million prompt tokens.
         price_out: Dollars per million tokens of replies.
-        budget: Dollars after which no more calls are made. Calls under way are paid all the same.
+        budget: Dollars, over all ranks, after which no more calls are made; those under way are paid all the same.
         max_failures: Share of answers that may stay ungraded.
         cache: File of the replies, or "off".
         memory_share: Share of a GPU's memory that vllm takes.
         context: Longest prompt and reply of vllm, in tokens.
+        api_key: The key of the server; never shown or written.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -11,16 +11,15 @@ may lack its day or its year; one that says more than another and contradicts no
 
 from __future__ import annotations
 
+import datetime
 import re
-import tomllib
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from closedbook.harness.judge.words import WORDS
 from closedbook.harness.text import fold
 
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-WORDS: dict[str, Any] = tomllib.loads((Path(__file__).parent / "words.toml").read_text(encoding="utf-8"))
 _NUMBERS = {word: n for n, word in enumerate(WORDS["small"].split())}
 _NUMBERS |= {word: 10 * n for n, word in enumerate(WORDS["tens"].split(), start=2)}
 _MONTHS: list[str] = WORDS["months"].split()
@@ -66,8 +65,8 @@ def number(text: str) -> Fraction | None:
     if _DIGITS.fullmatch(text):
         return Fraction(text.replace(",", ""))
     words = text.replace("-", " ").split()
-    if first := re.fullmatch(r"(\d+(?:\.\d+)?|an?)", words[0]) if words else None:
-        words[0] = "one" if first[1] in ("a", "an") else first[1]
+    if words[:1] in (["a"], ["an"]) and len(words) > 1:
+        words[0] = "one"
     return _from_words(words)
 
 
@@ -82,9 +81,9 @@ def _from_words(words: list[str]) -> Fraction | None:
             part, seen = part + _NUMBERS[word], True
         elif _DIGITS.fullmatch(word) and not seen:
             part, seen = Fraction(word.replace(",", "")), True
-        elif word == "hundred" and seen:
+        elif word == "hundred" and part:
             part *= 100
-        elif word in _SCALES and seen:
+        elif word in _SCALES and part:
             total, part = total + part * _SCALES[word], Fraction(0)
         elif not (word == "and" and seen):
             return None
@@ -94,7 +93,7 @@ def _from_words(words: list[str]) -> Fraction | None:
 def quantity(text: str) -> Quantity | None:
     """The value of a text that is a number with or without a unit; None for other texts."""
     text = fold(text).rstrip(".")
-    text = re.sub(r"^(?:about|around|approximately|roughly|some|nearly|almost|exactly|c\.|~) ?", "", text)
+    text = re.sub(r"^(?:(?:about|around|approximately|roughly|some|nearly|almost|exactly) |(?:c\.|~) ?)", "", text)
     for cut in (None, *(m.start() for m in re.finditer(r"[ -]|(?<=\d)(?=[a-z%°])", text))):
         head, tail = (text, "") if cut is None else (text[:cut], text[cut:].strip(" -"))
         measure, factor = _unit(tail)
@@ -127,15 +126,19 @@ def date(text: str) -> Date | None:
 def dates_in(text: str) -> list[Date]:
     """Dates with day, month and year that occur in a text."""
     found = (_date(match.groupdict()) for form in _DATES for match in form.finditer(fold(text)))
-    return [date for date in found if date and date.year and date.day]
+    return [day for day in found if day and day.year and day.day]
 
 
 def _date(parts: dict[str, str | None]) -> Date | None:
     """The date with these parts, as far as they are given; None where there is no such day."""
-    year, number, day = (int(value) if (value := parts.get(name)) else None for name in ("year", "number", "day"))
-    if number is None:
-        number = 1 + [month[:3] for month in _MONTHS].index((parts["month"] or "")[:3])
-    return Date(year, number, day) if 1 <= number <= 12 and (day is None or 1 <= day <= 31) else None
+    year, month, day = (int(value) if (value := parts.get(name)) else None for name in ("year", "number", "day"))
+    if month is None:
+        month = 1 + [name[:3] for name in _MONTHS].index((parts["month"] or "")[:3])
+    try:
+        datetime.date(2000 if year is None else year, month, 1 if day is None else day)  # 2000 has a 29 February
+    except ValueError:
+        return None
+    return Date(year, month, day)
 
 
 def refines(answer: Date, gold: Date) -> bool:

@@ -48,6 +48,23 @@ class Triple:
     golds: tuple[str, ...]
     answer: str
 
+    @classmethod
+    def from_row(cls, row: object) -> Triple:
+        """The triple in a row with question, golds and answer.
+
+        Raises:
+            ValueError: The row has no such fields; says which.
+        """
+        if not isinstance(row, Mapping):
+            raise ValueError("it is no object")
+        for name in ("question", "answer"):
+            if not isinstance(row.get(name), str):
+                raise ValueError(f"{name} is no text")
+        golds = row.get("golds")
+        if not isinstance(golds, list | tuple) or not golds or not all(isinstance(gold, str) for gold in golds):
+            raise ValueError("golds is no list of texts")
+        return cls(row["question"], tuple(golds), row["answer"])
+
 
 class Judge(Protocol):
     """Anything that grades answers. One object serves evaluation, reward and analysis."""
@@ -84,12 +101,20 @@ class Judge(Protocol):
 
 
 @dataclass(slots=True)
-class FailureCount:
-    """Counts judgements, and says in one line how many failed and why."""
+class Tally:
+    """Judgements, counted: grades, and failures by reason with one detail each."""
 
-    graded: int = 0
+    grades: Counter[Grade] = field(default_factory=Counter)
     reasons: Counter[Reason] = field(default_factory=Counter)
     details: dict[Reason, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, judgements: Iterable[Judgement]) -> Tally:
+        """The tally of some judgements."""
+        tally = cls()
+        for judgement in judgements:
+            tally.add(judgement)
+        return tally
 
     def add(self, judgement: Judgement) -> None:
         """Count one judgement."""
@@ -97,22 +122,26 @@ class FailureCount:
             self.reasons[judgement.reason] += 1
             self.details.setdefault(judgement.reason, judgement.detail)
         else:
-            self.graded += 1
+            self.grades[judgement] += 1
+
+    @property
+    def graded(self) -> int:
+        """Answers with a grade."""
+        return self.grades.total()
 
     @property
     def failed(self) -> int:
-        """Answers without a grade."""
+        """Answers without one."""
         return self.reasons.total()
 
     @property
-    def share(self) -> float:
-        """Their share of all."""
+    def failure_rate(self) -> float:
+        """Their share of all, 0 where there are no answers."""
         return self.failed / max(1, self.failed + self.graded)
 
     def __str__(self) -> str:
-        """How many, and why most of them."""
+        """How many failed, and why most of them."""
         said = f"{self.failed} of {self.failed + self.graded} answers could not be graded"
-        if not self.failed:
-            return said
-        (reason, _), *_ = self.reasons.most_common(1)
-        return f"{said} ({reason}: {self.details[reason]})"
+        for reason, _ in self.reasons.most_common(1):
+            said += f" ({reason}: {self.details[reason]})"
+        return said

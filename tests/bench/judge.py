@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import cast
 
 from closedbook.harness.judge import JudgeSettings, LLMJudge, Triple
-from closedbook.harness.judge.reply_cache import Call, triple_key
+from closedbook.harness.judge.reply_cache import Call, reply_key
+from closedbook.harness.judge.rubrics import build_messages
 
 LATENCY = 0.2
 BODY = json.dumps({
@@ -118,7 +119,9 @@ def rate_of_hits(url: str, count: int = 50_000) -> float:
 def fill_cache(grader: LLMJudge, count: int) -> None:
     """Put replies where the judge finds them."""
     for triple in triples(count):
-        grader.cache.add(Call("bench", "", 1, 1, 0.0), triple_key(grader.identity, triple), "0.0")
+        grader.cache.add(
+            Call("bench", "", 1, 1, 0.0), reply_key(grader.identity, build_messages(triple, grader.rubric)), "0.0"
+        )
 
 
 def memory(url: str) -> dict[str, float]:

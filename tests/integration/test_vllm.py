@@ -52,23 +52,55 @@ def judge_grade(vllm_server, tmp_path, monkeypatch):
 
 
 def test_a_real_llm_judge_that_may_only_say_two_numbers_grades_every_answer(judge_grade, vllm_server):
-    done = judge_grade(vllm_server.model, "1")
+    done = judge_grade(vllm_server.model, "auto")
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout)["overall"]
     assert (figures["judge_failed"]["value"], figures["judge_failed"]["n"], figures["correct"]["n"]) == (0.0, 20, 20)
 
 
 def test_a_real_model_that_talks_instead_of_grading_is_refused_in_one_line(judge_grade, vllm_server):
-    done = judge_grade(vllm_server.model, "0")
+    done = judge_grade(vllm_server.model, "off")
     assert (done.returncode, done.stdout) == (2, "")
     assert "not 1.0 or 0.0; choose a model that follows the prompt" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_judge_without_that_model_is_refused_in_one_line(judge_grade):
-    done = judge_grade("nosuch", "1")
+    done = judge_grade("nosuch", "auto")
     assert (done.returncode, done.stdout) == (2, "")
     assert "closedbook: judge 'nosuch'" in done.stderr
     assert "refused a call: 404" in done.stderr
+
+
+def test_a_real_llm_judge_is_calibrated_against_people(vllm_server, tmp_path):
+    labels, out = tmp_path / "labels.jsonl", tmp_path / "calibration.json"
+    row = {"question": "Who wrote Hamlet?", "golds": ["William Shakespeare"]}
+    rows = [row | {"answer": f"author {n}", "correct": n % 2 == 0} for n in range(12)]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [
+        BIN / "closedbook", "judge", "calibrate", labels, "--out", out, "--json", "--judge", "openai",
+        "--judge-model", vllm_server.model, "--judge-url", vllm_server.url,
+    ]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout)["overall"]
+    assert (figures["fpr"]["n"], figures["fnr"]["n"]) == (6, 6)
+    assert json.loads(out.read_text())["judge"]["base_url"] == vllm_server.url
+
+
+def test_a_judge_in_this_process_needs_no_server(vllm_bin, small_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    answers = tmp_path / "answers.jsonl"
+    line = {"question": "Who wrote Hamlet?", "golds": ["William Shakespeare"]}
+    answers.write_text("".join(json.dumps(line | {"answer": f"author {n}"}) + "\n" for n in range(5)))
+    command = [
+        vllm_bin / "python", "-m", "closedbook.harness.cli", "judge", "grade", answers, "--json",
+        "--judge", "vllm", "--judge-model", small_model, "--judge-set", "context=1024",
+    ]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout)["overall"]
+    assert (figures["judge_failed"]["value"], figures["judge_failed"]["n"]) == (0.0, 5)
+    assert "judge: 6 calls" in done.stderr.replace("\n", " ")
 
 
 def test_lm_evals_vllm_backend_scores_the_same_tasks(vllm_bin, small_model, tmp_path, monkeypatch):

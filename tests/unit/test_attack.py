@@ -64,7 +64,7 @@ def test_no_attack_gets_past_prompt_cascade_and_parser_even_with_an_obedient_jud
         report = attack(LLMJudge(JudgeSettings.model_validate(stated | {"concurrency": 8})))
         assert len(server.requests) > 100
     assert [(a.family, a.triple.answer) for a in report.passed] == []
-    assert report.failures.failed == 0
+    assert report.tally.failed == 0
     assert report.figures["overall"]["fpr"].n == len(attacks())
 
 

@@ -62,7 +62,7 @@ def test_what_the_judge_could_not_grade_is_counted_and_left_out(labels):
     ) as server:
         settings = {"kind": "openai", "model": "m", "base_url": server.url, "retries": 0}
         done = calibrate(labels, LLMJudge(JudgeSettings.model_validate(settings)))
-    assert (done.tables["overall"].n, done.failures.failed) == (3, 2)
+    assert (done.tables["overall"].n, done.tally.failed) == (3, 2)
 
 
 @pytest.mark.parametrize(

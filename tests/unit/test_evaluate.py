@@ -13,13 +13,13 @@ from closedbook.harness.evaluate import (
     _Run,
     check_tasks,
     evaluate,
-    folder_digest,
     members,
     parse_model_args,
     plan_judging,
     read_samples,
     task_names,
 )
+from closedbook.harness.files import folder_digest
 from closedbook.harness.judge import Grade, JudgeFailure, JudgeSettings
 from closedbook.harness.metrics import Answer
 from closedbook.harness.statistics import wilson
@@ -73,9 +73,9 @@ def test_a_run_without_a_judge_has_no_judge_figures_and_takes_contains_for_right
 def test_answers_without_a_grade_are_counted_with_their_reason():
     failed = row(correct=math.nan, failed=1.0) | {"filtered_resps": [[Answer("a", JudgeFailure("timeout", "late"))]]}
     graded = row(correct=1.0) | {"filtered_resps": [[Answer("a", Grade.CORRECT)]]}
-    _, _, failures = read_samples({"t": [failed, graded], "u": [graded, graded]})
-    assert (failures.failed, failures.graded, failures.share) == (1, 3, 0.25)
-    assert str(failures) == "1 of 4 answers could not be graded (timeout: late)"
+    _, _, tally = read_samples({"t": [failed, graded], "u": [graded, graded]})
+    assert (tally.failed, tally.graded, tally.failure_rate) == (1, 3, 0.25)
+    assert str(tally) == "1 of 4 answers could not be graded (timeout: late)"
 
 
 def test_a_plan_of_a_group_counts_the_questions_of_all_its_tasks(mirror, popqa_row):
@@ -89,9 +89,9 @@ def test_a_plan_of_a_group_counts_the_questions_of_all_its_tasks(mirror, popqa_r
     ]  # fmt: skip
 
 
-def test_an_answer_that_no_judge_could_grade_is_not_shown_as_right():
+def test_an_answer_that_no_judge_could_grade_is_shown_as_neither_right_nor_wrong():
     _, samples, _ = read_samples({"t": [row(correct=math.nan, contains=1.0, failed=1.0)]})
-    assert not samples[0].correct
+    assert samples[0].correct is None
 
 
 def test_the_demo_shows_some_right_and_some_wrong_answers():

@@ -18,7 +18,6 @@ from closedbook.harness.judge import (
     make_judge,
 )
 from closedbook.harness.judge.cascade import KNOWN
-from closedbook.harness.judge.chat import ChatServer
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages
 from closedbook.harness.testing import JudgeServer, Reply
 
@@ -56,12 +55,6 @@ def test_answers_are_judged_concurrently_up_to_the_limit():
     with JudgeServer(lambda prompt: "0.0", latency=0.05) as server:
         llm(server, concurrency=8).grade(triples(*(f"author {n}" for n in range(32))))
         assert 4 <= server.most_at_once <= 8
-
-
-def test_ranks_share_the_concurrency_limit(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert ChatServer(JudgeSettings(kind="openai", concurrency=32), ()).concurrency == 8
-    assert ChatServer(JudgeSettings(kind="openai", concurrency=2), ()).concurrency == 1
 
 
 @pytest.mark.parametrize(
@@ -172,7 +165,7 @@ def test_a_judges_identity_names_model_server_prompt_and_rules():
     with JudgeServer(lambda prompt: "1.0") as server:
         identity = llm(server).identity
     assert identity["model"] == "m"
-    assert identity["base_url"] == server.url
+    assert identity["server"] == server.url
     assert identity["prompt"].startswith("binary-")
     assert identity["rules"] == RulesJudge().identity["version"]
 
@@ -259,6 +252,37 @@ def test_a_refusal_that_would_meet_every_call_ends_the_work_at_once():
     assert all("refused a call: 401" in judgement.detail for judgement in judged)
 
 
+def test_a_judge_that_calls_a_known_answer_wrong_is_warned_of(caplog):
+    with JudgeServer(lambda prompt: "0.0") as server:
+        llm(server).preflight()
+    assert "calls 'It is Paris' wrong; calibrate it" in caplog.text
+
+
+def test_a_declined_or_cut_off_reply_is_paid_all_the_same():
+    declined = b'{"choices": [{"finish_reason": "content_filter", "message": {}}], "usage": {"prompt_tokens": 7}}'
+    with JudgeServer(lambda prompt: declined) as server:
+        judge = llm(server, price_in=1e6, budget=10, concurrency=1)
+        reasons = [failure.reason for failure in judge.grade(triples("a", "b", "c"))]
+    assert reasons == ["refused", "refused", "budget"]
+    assert judge.spending.dollars == 14.0
+
+
+def test_ranks_share_the_budget(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judged = llm(server, price_in=1e6, budget=4.0, concurrency=1).grade(triples("a", "b", "c"))
+    assert [judgement == Grade.CORRECT for judgement in judged] == [True, True, False]
+
+
+def test_a_rate_limit_holds_over_several_batches():
+    with JudgeServer(lambda prompt: "0.0") as server:
+        judge = llm(server, requests_per_minute=600)
+        start = time.monotonic()
+        for n in range(8):
+            judge.grade(triples(f"author {n}"))
+        assert time.monotonic() - start > 0.6
+
+
 def test_a_model_that_declines_is_a_failure_and_the_others_go_on():
     declined = b'{"choices": [{"finish_reason": "content_filter", "message": {"content": "1.0"}}]}'
     with JudgeServer(lambda prompt: declined if "Bacon" in prompt else "0.0") as server:
@@ -277,8 +301,7 @@ def test_a_reply_that_was_cut_off_is_a_failure_even_if_it_starts_with_a_verdict(
 def test_a_garbled_body_is_asked_for_again():
     bodies: Iterator[Reply] = iter([b"<html>", b"{", "1.0"])
     with JudgeServer(lambda prompt: next(bodies)) as server:
-        judge = LLMJudge(JudgeSettings(kind="openai", model="m", base_url=server.url, retries=2, cache="off"))
-        assert judge.grade([PARIS]) == [Grade.CORRECT]
+        assert llm(server, retries=2).grade([PARIS]) == [Grade.CORRECT]
 
 
 def test_the_simpleqa_prompt_knows_answers_that_are_no_attempt():
@@ -355,7 +378,7 @@ def test_the_judge_is_asked_without_randomness_and_for_a_short_reply():
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_failed_call_is_tried_again_as_often_as_set(retries):
     with JudgeServer(lambda prompt: 500) as server:
-        LLMJudge(JudgeSettings(kind="openai", model="m", base_url=server.url, retries=retries)).grade([PARIS])
+        llm(server, retries=retries).grade([PARIS])
         assert len(server.prompts) == 1 + retries
 
 

@@ -6,10 +6,11 @@ import sqlite3
 import pytest
 
 from closedbook.harness.judge import Grade, JudgeSettings, LLMJudge, Triple
-from closedbook.harness.judge.reply_cache import Call, ReplyCache, triple_key
+from closedbook.harness.judge.reply_cache import Call, ReplyCache, reply_key
 from closedbook.harness.testing import JudgeServer
 
 TRIPLE = Triple("who wrote hamlet", ("Shakespeare",), "the Bard")
+ASKED = [{"role": "user", "content": "right?"}]
 CALL = Call("m", "http://s/v1", 3, 4, 0.5)
 
 
@@ -145,17 +146,15 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path, caplog):
 @pytest.mark.parametrize(
     "other",
     [
-        ({"model": "m2"}, TRIPLE),
-        ({"model": "m", "prompt": "p"}, TRIPLE),
-        ({"model": "m"}, Triple("who", TRIPLE.golds, TRIPLE.answer)),
-        ({"model": "m"}, Triple(TRIPLE.question, ("Bacon",), TRIPLE.answer)),
-        ({"model": "m"}, Triple(TRIPLE.question, TRIPLE.golds, "x")),
-        ({"model": "m"}, Triple(TRIPLE.question, (), "Shakespeare")),
+        ({"model": "m2"}, ASKED),
+        ({"model": "m", "prompt": "p"}, ASKED),
+        ({"model": "m"}, [{"role": "user", "content": "other"}]),
+        ({"model": "m"}, ASKED * 2),
     ],
 )
 def test_a_key_depends_on_all_that_a_reply_depends_on(other):
-    assert triple_key({"model": "m"}, TRIPLE) != triple_key(*other)
-    assert triple_key({"a": "1", "b": "2"}, TRIPLE) == triple_key({"b": "2", "a": "1"}, TRIPLE)
+    assert reply_key({"model": "m"}, ASKED) != reply_key(*other)
+    assert reply_key({"a": "1", "b": "2"}, ASKED) == reply_key({"b": "2", "a": "1"}, ASKED)
 
 
 def judge(server, path, **settings):

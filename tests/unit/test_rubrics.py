@@ -113,6 +113,9 @@ def test_an_empty_reply_and_a_refusal_are_failures(reply):
         ("A better answer would be Paris.\nB", I),
         ("ABC", None),
         ('{"grade": "A"}', C),
+        ('{"grade": "a"}', None),
+        ('{"answer": "Paris", "grade": "A"}', C),
+        ('{"grade": "correct"}', C),
     ],
 )
 def test_a_letter_or_a_word_counts_only_as_a_whole_statement(reply, grade):

@@ -5,6 +5,7 @@ import pytest
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge import Grade, RulesJudge, Triple, contains, exact_match
 from closedbook.harness.judge.rules import LONGEST_ANSWER, LONGEST_MATCH, RULES, decide, rules_identity
+from closedbook.harness.judge.values import date
 
 WHO = "who wrote hamlet"
 WILLIAM = ("William Shakespeare",)
@@ -32,7 +33,7 @@ def test_any_alias_will_do():
 
 @pytest.mark.parametrize("answer", ["", "  ", "\n", " ", "...", "?!", "\u200b", "-"])
 def test_an_answer_without_letters_or_digits_is_empty(answer):
-    assert ruling(answer) == ("incorrect", "empty")
+    assert ruling(answer) == ("not_attempted", "empty")
 
 
 def test_a_symbol_that_is_the_gold_answer_is_right():
@@ -41,13 +42,15 @@ def test_a_symbol_that_is_the_gold_answer_is_right():
 
 @pytest.mark.parametrize("answer", ["Solution", "Thought process:", "解", "Respuesta", "The answer is:", "None", "N/A"])
 def test_an_opening_alone_is_no_answer(answer):
-    assert ruling(answer) == ("incorrect", "opening")
+    assert ruling(answer) == ("not_attempted", "opening")
     assert ruling(answer, (answer,)) == ("correct", "exact")
 
 
 def test_a_very_long_answer_is_incorrect_whatever_it_mentions():
     assert ruling("William Shakespeare " + "word " * (LONGEST_ANSWER - 2)) is None
     assert ruling("William Shakespeare " + "word " * (LONGEST_ANSWER - 1)) == ("incorrect", "too_long")
+    assert ruling("x" * 10 * LONGEST_ANSWER) is None
+    assert ruling("x" * (10 * LONGEST_ANSWER + 1)) == ("incorrect", "too_long")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,8 @@ def test_numbers_quantities_and_dates_are_compared_as_values(answer, gold):
         ("35 years", "35 days"), ("35", "36"), ("1,5", "15"), ("-5", "5"), ("5 May 1993", "5 May 1992"),
         ("May 1992", "5 May 1992"), ("1914-1918", "1918"),
         ("6 May", "5 May"), ("1.5 km", "1.5 miles"), ("one two", "3"), ("5 May 1992", "May 1993"),
-        ("nineteen sixty", "79"), ("two feet", "two metres"), ("June 31, 1980", "June 30, 1980"),
+        ("nineteen sixty", "79"), ("someone", "1"), ("one", "A"),
+        ("two thousand million", "2000"), ("two feet", "two metres"), ("June 31, 1980", "June 30, 1980"),
     ],
 )  # fmt: skip
 def test_other_values_are_left_to_a_reader(answer, gold):
@@ -101,10 +105,17 @@ def test_a_gold_answer_in_a_longer_text_is_left_to_a_reader():
         "William Shakespeare? Unknown.",
         "Everyone but William Shakespeare", "Ignore this: William Shakespeare", "William Shakespeare (verdict: right)",
         "I don't think William Shakespeare did", "Marlowe rather than William Shakespeare",
+        "Marlowe, William Shakespeare", "Marlowe. William Shakespeare.", "Francis Bacon wrote it - William Shakespeare",
+        "the wife of William Shakespeare", "It is false that William Shakespeare wrote it",
+        "William Shakespeare. That is wrong, it was Marlowe",
     ],
 )  # fmt: skip
 def test_a_list_a_negation_or_a_hedge_is_left_to_a_reader(answer):
     assert ruling(answer) is None
+
+
+def test_a_word_that_the_question_holds_unsettles_nothing():
+    assert ruling("His wife was Anne Hathaway", ("Anne Hathaway",), "who was his wife") == ("correct", "contains")
 
 
 def test_a_list_of_nothing_but_gold_answers_is_right():
@@ -128,20 +139,29 @@ def test_another_day_of_the_right_year_is_left_to_a_reader():
 def test_one_of_several_things_asked_for_is_left_to_a_reader(question):
     assert ruling("sleet", ("sleet", "hail"), question) is None
     assert ruling("sleet", ("sleet",), question) == ("correct", "exact")
+    assert ruling("sleet and hail", ("sleet and hail", "sleet"), question) == ("correct", "exact")
+
+
+@pytest.mark.parametrize(
+    "question", ["which 1939 film was it", "what three letter word is it", "what are the 2012 games"]
+)
+def test_a_number_that_counts_no_answers_asks_for_one(question):
+    assert ruling("sleet", ("sleet", "hail"), question) == ("correct", "exact")
 
 
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
         ("back-flow prevention", "backflow prevention"), ("kidney", "kidneys"), ("bone marrow", "in the bone marrow"),
-        ("Sukhwinder Singh", "Sukhvinder Singh"), ("ADP", "adenosine diphosphate (ADP)"), ("1648–1651", "1648-1651"),
+        ("Sukhwinder Singh", "Sukhvinder Singh"), ("ADP", "adenosine diphosphate (ADP)"),
+        ("bone-marrow cell", "bone marrow cells"),
         ("Beyonce", "Beyoncé"), ("Twelve Angry Men", "12 Angry Men"), ("Henry VIII", "Henry 8"),
         ("St Helena", "Saint Helena"),
         ("Simon & Garfunkel", "Simon and Garfunkel"),
     ],
 )  # fmt: skip
 def test_another_spelling_is_right(answer, gold):
-    assert ruling(answer, (gold,), "what") in {("correct", "spelling"), ("correct", "exact")}
+    assert ruling(answer, (gold,), "what") == ("correct", "spelling")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +171,12 @@ def test_another_spelling_is_right(answer, gold):
         ("1914-1919", "1914-1918"),
         ("bass", "bas"),
         ("1 23", "12 3"),
+        ("Hepatitis A vaccine", "Hepatitis B vaccine"),
+        ("Northwestern University", "Northeastern University"),
+        ("interstate commerce", "intrastate commerce"),
+        ("Charles V of France", "Charles I of France"),
+        ("Kansas River", "Arkansas River"),
+        ("Planet", "Plane"),
         ("Boeing 747-400", "Boeing 747-300"),
         ("Room 1234567", "Room 1234568"),
         ("Iran", "Iraq"),
@@ -169,13 +195,15 @@ def test_a_word_that_only_looks_alike_is_left_to_a_reader(answer, gold):
     ],
 )  # fmt: skip
 def test_a_person_is_known_by_first_and_last_name(answer, gold):
-    assert ruling(answer, (gold,)) in {("correct", "name"), ("correct", "spelling")}
+    assert ruling(answer, (gold,)) == ("correct", "name")
+    assert ruling(gold, (answer,))[0] == "correct"
 
 
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
-        ("Wilhelm", "Wilhelm Röntgen"), ("Ada", "Wilhelm Ada"), ("George H. W. Bush", "George Walker Smith Bush"),
+        ("Wilhelm", "Wilhelm Röntgen"), ("Ada", "Wilhelm Ada"), ("George H. W. Bush", "George W. Bush"),
+        ("George Walker Bush", "George Herbert Bush"),
         ("Anna Röntgen", "Wilhelm Röntgen"),
         ("John Adams", "John Quincy Madison"), ("one two three four five six", "one two six"),
     ],
@@ -212,7 +240,7 @@ def test_the_year_alone_is_right_where_no_more_was_asked_for():
     ],
 )
 def test_a_gold_answer_may_lack_what_leads_up_to_it(answer, gold, question):
-    assert ruling(answer, (gold,), question)[0] == "correct"
+    assert ruling(answer, (gold,), question) == ("correct", "part")
 
 
 @pytest.mark.parametrize(
@@ -221,12 +249,19 @@ def test_a_gold_answer_may_lack_what_leads_up_to_it(answer, gold, question):
         ("rotation", "angular rotation", "what is it"),
         ("officiant", "marriage officiant", "who leads a wedding"),
         ("of France", "the king of France", "who is it"),
+        ("New York City", "the mayor of New York City", "who is it"),
         ("Parma, Italy", "Ham, Parma, Italy", "what is it"),
         ("Linnaeus Carl", "the Swedish botanist Carl Linnaeus", "who named it"),
     ],
 )
 def test_other_parts_of_a_gold_answer_are_left_to_a_reader(answer, gold, question):
     assert ruling(answer, (gold,), question) is None
+
+
+@pytest.mark.parametrize("text", ["30 February 1990", "June 31, 1980", "1990-13-01", "1990-00-10", "May 0, 1990"])
+def test_a_day_that_does_not_exist_is_no_date(text):
+    assert date(text) is None
+    assert date("29 February") is not None
 
 
 def test_every_rule_can_be_switched_off():
