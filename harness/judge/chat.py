@@ -3,7 +3,7 @@
 Both take many prompts at once and hand each outcome over as it comes, a Reply or a JudgeFailure; neither raises once it
 is at work. Retries are the SDK's own: exponential, with jitter and Retry-After, on 408, 409, 429, 5xx and dropped
 connections. A refusal that would meet every call (400, 401, 403, 404, 422) ends the work: `refusal` then says why, and
-what was not asked yet stays unasked.
+what was not asked yet stays unasked. Only a prompt that is too long for the model's context is refused by itself.
 """
 
 from __future__ import annotations
@@ -197,8 +197,10 @@ class ChatServer:
             said = f"{error.status_code} {self._said(error)}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 return JudgeFailure("server", said)
+            if "context length" in said or "context_length" in said:  # of this prompt; others may be shorter
+                return JudgeFailure("refused", said)
             self._refused_with = error.status_code
-            self.refusal = f"{self._where} refused a call: {said}; check its key, model, address and context length"
+            self.refusal = f"{self._where} refused a call: {said}; check its key, model and address"
             return JudgeFailure("refused", self.refusal)
         except Exception as error:  # whatever one reply is like, the others go on without it
             return JudgeFailure("server", f"{type(error).__name__}: {self._said(error)}")

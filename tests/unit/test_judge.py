@@ -244,12 +244,21 @@ def test_a_constraint_can_be_chosen(constrained, sent):
         assert schema["properties"]["verdict"]["enum"] == ["1.0", "0.0"]
 
 
-def test_a_refusal_that_would_meet_every_call_ends_the_work_at_once():
-    with JudgeServer(lambda prompt: 401) as server:
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_a_refusal_that_would_meet_every_call_ends_the_work_at_once(status):
+    with JudgeServer(lambda prompt: status) as server:
         judged = llm(server, concurrency=2).grade(triples(*(f"author {n}" for n in range(50))))
         assert len(server.requests) <= 2
     assert {judgement.reason for judgement in judged} == {"refused"}
-    assert all("refused a call: 401" in judgement.detail for judgement in judged)
+    assert all(f"refused a call: {status}" in judgement.detail for judgement in judged)
+
+
+def test_a_prompt_that_is_too_long_for_the_model_is_refused_by_itself():
+    said = "This model's maximum context length is 2048 tokens."
+    with JudgeServer(lambda prompt: 400 if "Bacon" in prompt else "0.0", says=said) as server:
+        marlowe, bacon, kyd = llm(server, concurrency=1).grade(triples("Marlowe", "Bacon", "Kyd"))
+    assert (marlowe, kyd) == (Grade.INCORRECT, Grade.INCORRECT)
+    assert (bacon.reason, said in bacon.detail) == ("refused", True)
 
 
 def test_a_judge_that_calls_a_known_answer_wrong_is_warned_of(caplog):
