@@ -125,9 +125,20 @@ class ReplyCache:
         try:
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            return _connect(self.path, self._patience)
+            return self._connect_patiently()
         except (sqlite3.Error, OSError) as error:
             return self._in_memory(error)
+
+    def _connect_patiently(self) -> sqlite3.Connection:
+        """Connect, again and again while another process prepares the file: SQLite does not wait for that itself."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return _connect(self.path, self._patience)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _step_aside(self, error: Exception) -> None:
         """Go on with a cache in memory, so that one run still judges equal triples once."""
