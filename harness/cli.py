@@ -146,7 +146,7 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]],
         table.add_column(column, no_wrap=whole, overflow="fold")
     for row in rows:
         table.add_row(*(escape("-" if cell is None else _cell(cell)) for cell in row))
-    width = Console(width=1000).measure(table).maximum
+    width = max(len(title), Console(width=1000).measure(table).maximum)
     Console(width=width if whole else None).print(table)
 
 

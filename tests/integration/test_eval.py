@@ -80,9 +80,23 @@ def test_a_base_model_is_sent_the_text_of_the_prompt_function_byte_for_byte(lm_e
 EVAL = ("eval", "--tasks", "worldfacts_dedup", "--batch-size", "4")
 
 
-def test_closedbook_eval_prints_json_only_and_agrees_with_its_samples(small_model, tmp_path):
-    out = call(BIN / "closedbook", *EVAL, small_model, "--limit", 8, "--out", tmp_path, "--json")
-    figures = json.loads(out)["worldfacts_dedup"]
+@pytest.fixture
+def calibration(tmp_path):
+    """A calibration of the rules judge on four labelled answers."""
+    labels = tmp_path / "labels.jsonl"
+    rows = [{"question": "q", "golds": ["Paris"], "answer": a, "correct": c} for a in ("Paris", "Rome") for c in (0, 1)]
+    labels.write_text(
+        "".join(json.dumps(row | {"correct": bool(row["correct"])}) + "\n" for row in rows * 3 + rows[:1])
+    )
+    call(BIN / "closedbook", "judge", "calibrate", labels, "--out", tmp_path / "calibration.json")
+    return tmp_path / "calibration.json"
+
+
+def test_closedbook_eval_prints_json_only_and_agrees_with_its_samples(small_model, tmp_path, calibration):
+    flags = ["--limit", 8, "--out", tmp_path, "--calibration", calibration, "--json"]
+    figures = json.loads(call(BIN / "closedbook", *EVAL, small_model, *flags))["worldfacts_dedup"]
+    assert set(figures) == {"exact_match", "contains", "judge_correct", "judge_failed", "corrected"}
+    assert figures["corrected"]["n"] == 8
     rows = samples(tmp_path, "worldfacts_dedup")
     assert figures["judge_correct"]["n"] == 8
     assert figures["judge_correct"]["value"] == sum(row["judge_correct"] for row in rows) / 8

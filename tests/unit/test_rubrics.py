@@ -38,6 +38,7 @@ def content(question="q", golds=("g",), answer="a", rubric=BINARY):
         ("1.0\nOn second thought:\n0.0", I),
         ("<think>0.0 or 1.0?</think>\n1.0", C),
         ("0.0</think>1.0", C),
+        ("1.0 <think>0.0", C),
         ('{"verdict": "1.0"}', C),
         ('{"score": 0.0}', I),
         ('```json\n{"reasoning": "same", "Grade": "1.0"}\n```', C),
@@ -134,6 +135,7 @@ def test_the_longest_statement_still_counts_and_a_longer_text_does_not():
 
 
 def test_a_failure_quotes_the_reply_and_names_what_was_wanted():
+    assert parse("x" * 200, BINARY) == JudgeFailure("unparsable", f"the judge replied '{'x' * 80}', not 1.0 or 0.0")
     said = "the judge replied 'maybe', not "
     assert parse("maybe", BINARY) == JudgeFailure("unparsable", f"{said}1.0 or 0.0")
     assert parse("maybe", SIMPLEQA) == JudgeFailure("unparsable", f"{said}A or B or C")
