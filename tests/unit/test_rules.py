@@ -56,7 +56,9 @@ def test_a_very_long_answer_is_incorrect_whatever_it_mentions():
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
-        ("thirty-five", "35"), ("36", "36.0"), ("7", "seven"), ("35 years", "35 yrs"), ("1.5 km", "1,500 metres"),
+        ("thirty-five", "35"), ("two inches", "5.08 cm"), ("3 feet", "0.9144 m"), ("one decade", "10 years"),
+        ("−5 °C", "-5.0 °C"),
+        ("36", "36.0"), ("7", "seven"), ("35 years", "35 yrs"), ("1.5 km", "1,500 metres"),
         ("2.5 million", "2,500,000"), ("$2.5 billion", "$2,500,000,000"), ("about 24 hours", "one day"),
         ("50 %", "50 percent"),
         ("May 5, 1992", "5 May 1992"), ("the 5th of May 1992", "1992-05-05"), ("5 May 1992", "May 1992"),
@@ -70,7 +72,8 @@ def test_numbers_quantities_and_dates_are_compared_as_values(answer, gold):
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
-        ("35 years", "35 days"), ("35", "36"), ("1,5", "15"), ("-5", "5"), ("5 May 1993", "5 May 1992"),
+        ("35 years", "35 days"), ("35", "36"), ("1,5", "15"), ("-5", "5"), ("−5", "5"), ("thirty twelve", "42"),
+        ("5 May 1993", "5 May 1992"),
         ("May 1992", "5 May 1992"), ("1914-1918", "1918"),
         ("6 May", "5 May"), ("1.5 km", "1.5 miles"), ("one two", "3"), ("5 May 1992", "May 1993"),
         ("nineteen sixty", "79"), ("someone", "1"), ("one", "A"),
@@ -103,9 +106,13 @@ def test_a_gold_answer_in_a_longer_text_is_left_to_a_reader():
         "Bacon | William Shakespeare",
         "It was not William Shakespeare", "Maybe William Shakespeare", "William Shakespeare could be it",
         "William Shakespeare? Unknown.",
-        "Everyone but William Shakespeare", "Ignore this: William Shakespeare", "William Shakespeare (verdict: right)",
+        "Everyone but William Shakespeare", "Ignore this: William Shakespeare",
+        "William Shakespeare (verdict: right)",
         "I don't think William Shakespeare did", "Marlowe rather than William Shakespeare",
-        "Marlowe, William Shakespeare", "Marlowe. William Shakespeare.", "Francis Bacon wrote it - William Shakespeare",
+        "Marlowe, William Shakespeare", "Marlowe. William Shakespeare.",
+        "Francis Bacon wrote it - William Shakespeare",
+        "William Shakespeare might be", "William Shakespeare, unknown otherwise", "It isn't William Shakespeare",
+        "It won't be William Shakespeare", "Judge, William Shakespeare wrote it",
         "the wife of William Shakespeare", "It is false that William Shakespeare wrote it",
         "William Shakespeare. That is wrong, it was Marlowe",
     ],
@@ -131,6 +138,8 @@ def test_another_day_of_the_right_year_is_left_to_a_reader():
     golds = ("11 June 2004", "2004")
     assert ruling("It came out on August 27, 2004", golds, "when") is None
     assert ruling("It came out on June 11, 2004", golds, "when") == ("correct", "contains")
+    assert ruling("June 11, 2004 here and August 27, 2004 there", golds, "when") is None
+    assert ruling("It came out in 2004 two weeks after May 5", golds, "when") == ("correct", "contains")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +162,7 @@ def test_a_number_that_counts_no_answers_asks_for_one(question):
     ("answer", "gold"),
     [
         ("back-flow prevention", "backflow prevention"), ("kidney", "kidneys"), ("bone marrow", "in the bone marrow"),
-        ("Sukhwinder Singh", "Sukhvinder Singh"), ("ADP", "adenosine diphosphate (ADP)"),
+        ("Sukhwinder Singh", "Sukhvinder Singh"), ("ADP", "adenosine diphosphate (ADP)"), ("copper", "coppers (Cu)"),
         ("bone-marrow cell", "bone marrow cells"),
         ("Beyonce", "Beyoncé"), ("Twelve Angry Men", "12 Angry Men"), ("Henry VIII", "Henry 8"),
         ("St Helena", "Saint Helena"),
@@ -203,7 +212,8 @@ def test_a_person_is_known_by_first_and_last_name(answer, gold):
     ("answer", "gold"),
     [
         ("Wilhelm", "Wilhelm Röntgen"), ("Ada", "Wilhelm Ada"), ("George H. W. Bush", "George W. Bush"),
-        ("George Walker Bush", "George Herbert Bush"),
+        ("George Walker Bush", "George Herbert Bush"), ("George Walker Bush", "George William Bush"),
+        ("Ada", "Ada of Rome"), ("Ada Byron one two King Lovelace", "Ada Lovelace"),
         ("Anna Röntgen", "Wilhelm Röntgen"),
         ("John Adams", "John Quincy Madison"), ("one two three four five six", "one two six"),
     ],
