@@ -457,7 +457,7 @@ def judge_grade(
             grader.plan(triple for _, triple in read_rows(answers)) if isinstance(grader, LLMJudge) else None, as_json
         )
         return
-    out = out or answers.with_suffix(".graded.jsonl")
+    out = out or answers.parent / f"{answers.stem}.graded.jsonl"
     figures, tally = grade_file(answers, out, grader)
     if as_json:
         print_json({"overall": figures})
@@ -496,6 +496,8 @@ def judge_calibrate(
     from closedbook.harness.judge.calibration import calibrate, write_calibration
 
     settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
+    if out.resolve() == labels.resolve():
+        raise RequestError(f"{out} holds the labels; name another file for the calibration")
     grader = make_judge(settings)
     calibration = calibrate(labels, grader, system or (), limit)
     write_calibration(calibration, out)

@@ -81,8 +81,12 @@ def read_labels(path: Path) -> Iterator[Label]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
+        file = pq.ParquetFile(path)
+        wanted = [
+            name for name in ("question", "golds", "answer", "correct", "system") if name in file.schema_arrow.names
+        ]
+        rows = file.read(columns=wanted).to_pylist()
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
         raise RequestError(f"cannot read {path}: {one_line(error)}; name a parquet file with {WANTED}") from error
     for number, row in enumerate(rows, start=1):
         try:
@@ -104,6 +108,8 @@ def calibrate(path: Path, judge: Judge, systems: Sequence[str] = (), limit: int 
         RequestError: No labels, or a judge that is wrongly set up.
         WorkError: The judge cannot be reached.
     """
+    if not path.is_file():
+        raise RequestError(f"cannot read {path}: it is no regular file; give {WANTED}")
     labels = [label for label in read_labels(path) if not systems or label.system in systems]
     if not labels:
         of = f" of {', '.join(systems)}" if systems else ""

@@ -201,7 +201,8 @@ class LLMJudge:
         )
         self.spending.pay(call)
         messages = build_messages(triple, self.rubric)
-        key = reply_key(self.identity, messages) if isinstance(judgement, Grade) else None
+        kept = isinstance(judgement, Grade) and triple is not KNOWN  # which rules may decide, later
+        key = reply_key(self.identity, messages) if kept else None
         self.cache.add(call, key, outcome.text)
         return judgement
 

@@ -3,7 +3,8 @@
 Both take many prompts at once and hand each outcome over as it comes, a Reply or a JudgeFailure; neither raises once it
 is at work. Retries are the SDK's own: exponential, with jitter and Retry-After, on 408, 409, 429, 5xx and dropped
 connections. A refusal that would meet every call (400, 401, 403, 404, 422) ends the work: `refusal` then says why, and
-what was not asked yet stays unasked. Only a prompt that is too long for the model's context is refused by itself.
+what was not asked yet stays unasked. After a 400 or 422 the prompt that was answered first is asked again: where it is
+answered still, the refusal was of one prompt only, such as one that is too long.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 Messages = list[dict[str, str]]
 RAMP = 0.2  # seconds over which the first calls start: calls that start together come back together, and then queue
+LONGEST_DETAIL = 300  # characters
 GARBAGE = "the server's reply is no chat completion"
 
 
@@ -91,6 +93,7 @@ class ChatServer:
         self.settings = settings
         self.identity: Mapping[str, str] = {"model": settings.model, "server": settings.base_url}
         self.refusal: str | None = None
+        self._known: Messages = []  # a prompt that was answered
         self._calls = _Pace(settings.requests_per_minute)
         self._tokens = _Pace(settings.tokens_per_minute)
         self._refused_with = 0  # the HTTP status of that
@@ -120,6 +123,7 @@ class ChatServer:
                     break
         if self.refusal:
             raise RequestError(self.refusal)
+        self._known = messages
         if isinstance(outcome, JudgeFailure) and outcome.reason in ("server", "timeout"):
             if outcome.detail.startswith(GARBAGE):
                 raise RequestError(f"{self._where} is no chat server; check CLOSEDBOOK_JUDGE_BASE_URL")
@@ -148,12 +152,10 @@ class ChatServer:
         async def work(client: AsyncOpenAI, worker: int) -> None:
             await asyncio.sleep(RAMP * worker / workers)
             for number, messages in numbered:  # shared: each worker takes the next prompt
-                if failure := halted():
-                    on_outcome(number, failure)
-                else:
+                if not halted():
                     await self._calls.wait(1)
                     await self._tokens.wait(estimated_tokens(messages) + self.settings.max_tokens)
-                    on_outcome(number, await self._ask(client, messages))
+                on_outcome(number, halted() or await self._ask(client, messages))
 
         async with self._client() as client, asyncio.TaskGroup() as group:
             for worker in range(workers):
@@ -182,7 +184,7 @@ class ChatServer:
             async with asyncio.timeout(limit):
                 for _ in range(self.settings.retries + 1):
                     try:
-                        outcome = _read(await self._call(client, messages), messages)
+                        outcome = _read(await self._call(client, messages), messages, self._hidden)
                         break
                     except (ValueError, TypeError, AttributeError, LookupError) as error:
                         outcome = JudgeFailure("server", f"{GARBAGE} ({type(error).__name__})")
@@ -197,14 +199,20 @@ class ChatServer:
             said = f"{error.status_code} {self._said(error)}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 return JudgeFailure("server", said)
-            if "context length" in said or "context_length" in said:  # of this prompt; others may be shorter
-                return JudgeFailure("refused", said)
+            if error.status_code in (400, 422) and messages is not self._known and await self._answers(client):
+                return JudgeFailure(
+                    "refused", said
+                )  # this prompt, not every one: too long, or not to the filter's taste
             self._refused_with = error.status_code
             self.refusal = f"{self._where} refused a call: {said}; check its key, model and address"
             return JudgeFailure("refused", self.refusal)
         except Exception as error:  # whatever one reply is like, the others go on without it
             return JudgeFailure("server", f"{type(error).__name__}: {self._said(error)}")
         return outcome
+
+    async def _answers(self, client: AsyncOpenAI) -> bool:
+        """Whether the server still answers a prompt that it has answered before."""
+        return bool(self._known) and isinstance(await self._ask(client, self._known), Reply)
 
     async def _call(self, client: AsyncOpenAI, messages: Messages) -> Any:
         """The body of the reply, as JSON: the SDK's typed models of request and reply would take twice the time."""
@@ -217,10 +225,12 @@ class ChatServer:
         return await client.post("/chat/completions", cast_to=object, body=body | self._constraint)
 
     def _said(self, error: BaseException) -> str:
-        """What an error says, without the key, which a server may echo."""
-        key = self.settings.api_key
-        said = one_line(error)
-        return said.replace(key.get_secret_value(), "***") if key and key.get_secret_value() else said
+        """What an error says, in one line and without the key, which a server may echo."""
+        return self._hidden(one_line(error, longest=10_000))[:LONGEST_DETAIL]
+
+    def _hidden(self, text: str) -> str:
+        key = self.settings.api_key.get_secret_value() if self.settings.api_key else ""
+        return text.replace(key, "***") if key else text
 
 
 def _bottom(error: BaseException) -> BaseException:
@@ -247,8 +257,8 @@ def estimated_tokens(messages: Messages) -> int:
     return 1 + sum(len(message["content"]) for message in messages) // 4
 
 
-def _read(completion: Any, messages: Messages) -> Outcome:
-    """The reply in the body of a chat completion.
+def _read(completion: Any, messages: Messages, hidden: Callable[[str], str]) -> Outcome:
+    """The reply in the body of a chat completion; `hidden` masks the key.
 
     Raises:
         LookupError, TypeError, ValueError, AttributeError: It is no chat completion.
@@ -257,19 +267,26 @@ def _read(completion: Any, messages: Messages) -> Outcome:
     text = choice["message"].get("content") or ""
     if not isinstance(text, str):
         raise TypeError("the content is no text")
+    text = hidden(text)
     ended, refusal = choice.get("finish_reason"), choice["message"].get("refusal")
     fault = None
     if refusal or ended == "content_filter":
-        fault = JudgeFailure("refused", f"the model declined to grade: {refusal or text}"[:200])
+        fault = JudgeFailure("refused", hidden(f"the model declined to grade: {refusal or text}")[:LONGEST_DETAIL])
     elif ended == "length":
-        fault = JudgeFailure("unparsable", f"the reply was cut off: {text}"[:200])
-    usage = completion.get("usage") or {}
+        fault = JudgeFailure("unparsable", f"the reply was cut off: {text}"[:LONGEST_DETAIL])
+    usage = completion.get("usage")
     return Reply(
         text,
-        max(0, int(usage.get("prompt_tokens", estimated_tokens(messages)))),
-        max(0, int(usage.get("completion_tokens", 1 + len(text) // 4))),
+        _counted(usage, "prompt_tokens", estimated_tokens(messages)),
+        _counted(usage, "completion_tokens", 1 + len(text) // 4),
         fault,
     )
+
+
+def _counted(usage: Any, name: str, estimate: int) -> int:
+    """A number of tokens as the server states it; the estimate where it states none that can be."""
+    stated = usage.get(name) if isinstance(usage, dict) else None
+    return stated if isinstance(stated, int) and 0 <= stated < 10**9 else estimate
 
 
 class _Pace:
@@ -290,7 +307,8 @@ class _Pace:
 
 def ranks() -> int:
     """Processes of a distributed run, which share the limits."""
-    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    stated = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(stated)) if stated.isdecimal() else 1
 
 
 class InProcessVLLM:
@@ -364,7 +382,7 @@ class InProcessVLLM:
 def _vllm_reply(request: Any) -> Reply:
     output = request.outputs[0]
     cut = output.finish_reason == "length"
-    fault = JudgeFailure("unparsable", f"the reply was cut off: {output.text}"[:200]) if cut else None
+    fault = JudgeFailure("unparsable", f"the reply was cut off: {output.text}"[:LONGEST_DETAIL]) if cut else None
     return Reply(output.text, len(request.prompt_token_ids or ()), len(output.token_ids), fault)
 
 

@@ -24,6 +24,8 @@ from closedbook.harness.errors import one_line
 
 log = logging.getLogger(__name__)
 
+DAMAGE = (sqlite3.Error, UnicodeError, OverflowError)  # what SQLite's binding raises over a bad file or value
+
 SCHEMA = 1
 _TABLES = """
 CREATE TABLE replies (key BLOB PRIMARY KEY, reply TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID;
@@ -78,7 +80,7 @@ class ReplyCache:
         """The reply under a key; None where there is none that can be believed."""
         try:
             row = self._database.execute("SELECT reply, digest FROM replies WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             self._step_aside(error)
             return None
         if row is None:
@@ -107,7 +109,7 @@ class ReplyCache:
         """Write all entries in one transaction."""
         try:
             self._transact(entries)
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             self._step_aside(error)
             self._transact(entries)
 
@@ -126,7 +128,7 @@ class ReplyCache:
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             return self._connect_patiently()
-        except (sqlite3.Error, OSError) as error:
+        except (*DAMAGE, OSError) as error:
             return self._in_memory(error)
 
     def _connect_patiently(self) -> sqlite3.Connection:

@@ -25,12 +25,14 @@ from closedbook.harness.judge.verdicts import Grade, JudgeFailure, Judgement, Tr
 from closedbook.harness.prompts import fill, template, template_digest
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})  # control, format (zero width, direction), and no characters
-_BRACKETS = str.maketrans("<>＜＞﹤﹥", "‹›‹›‹›")  # noqa: RUF001 look-alikes, so that people still see what was there
-_CONTROL_WORD = re.compile(r"\[(/?[A-Z_]{3,})\]")  # [INST]: some tokenisers read it as a token, wherever it stands
+_BRACKETS = str.maketrans("<>＜＞﹤﹥［］", "‹›‹›‹›[]")  # noqa: RUF001 look-alikes, so that people still see what was there
+# [INST], [|user|]: some tokenisers read them as tokens, wherever they stand
+_CONTROL_WORD = re.compile(r"\[(/?[A-Z_0-9]{3,}|\|[^\[\]]*\||\w*_\w*)\]")
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # letters and marks that show nothing
 
 LONGEST_SIGN = 3  # characters; labels up to here are signs, such as 1.0 and A, and count as they are written
 _LONGEST_STATEMENT = 80  # characters; keeps the patterns below linear
-_FENCE = re.compile(r"^```\w*\s+(.*?)\s*```$", re.DOTALL)
+_ABOUT_THE_ANSWER = re.compile(r"\b(?:answer|result)\b", re.IGNORECASE)
 _STATEMENTS = re.compile(r"\n|(?<=[.!?])\s+")
 _KEYS = ("grade", "verdict", "score", "judgement", "judgment", "label", "rating")
 _LEADS = (*_KEYS, "answer", "result")
@@ -105,8 +107,13 @@ def inert(text: str) -> str:
     """
     shown = text
     if not (text.isascii() and text.isprintable()):  # most texts are, and this is far quicker
-        shown = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _HIDDEN)
+        shown = "".join(c for c in text if c.isspace() or not _is_hidden(c))
     return _CONTROL_WORD.sub(r"(\1)", " ".join(shown.split()).translate(_BRACKETS))
+
+
+def _is_hidden(character: str) -> bool:
+    variation = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+    return variation or character in _BLANK or unicodedata.category(character) in _HIDDEN
 
 
 def build_messages(triple: Triple, rubric: Rubric) -> list[dict[str, str]]:
@@ -122,13 +129,22 @@ def parse(reply: str, rubric: Rubric) -> Judgement:
     Only what follows the last </think> counts, and nothing after a <think> that is never closed.
     """
     said = reply.rpartition("</think>")[2].partition("<think>")[0].strip()
-    fenced = _FENCE.match(said)
-    stated = _json_grades(fenced[1] if fenced else said, rubric)
+    stated = _json_grades(_unfenced(said), rubric)
     if stated is None:
-        stated = [grade for statement in _STATEMENTS.split(said) if (grade := _stated(statement, rubric))]
+        *others, last = _STATEMENTS.split(said)
+        # "The answer is 1.0. That is wrong." talks of the answer; only at the end can "Answer: B" be the verdict
+        stated = [g for text in others if not _ABOUT_THE_ANSWER.search(text) and (g := _stated(text, rubric))]
+        stated += [grade for grade in [_stated(last, rubric)] if grade]
     if stated:
         return stated[-1]
     return JudgeFailure("unparsable", f"the judge replied {reply[:80]!r}, not {' or '.join(rubric.choices)}")
+
+
+def _unfenced(text: str) -> str:
+    """What stands between the marks of a block of code, if the text is one."""
+    if text.startswith("```") and text.endswith("```"):
+        return text.strip("`").partition("\n")[2].strip()
+    return text
 
 
 def _stated(statement: str, rubric: Rubric) -> Grade | None:

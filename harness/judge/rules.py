@@ -18,10 +18,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.judge.values import date, dates_in, quantity, refines
+from closedbook.harness.judge.values import SCALES, date, dates_in, number, quantity, refines
 from closedbook.harness.judge.verdicts import Grade, Judgement, Triple
 from closedbook.harness.judge.words import WORDS, word_set
 from closedbook.harness.text import answer_key, clean, contains_words, words
@@ -54,11 +55,13 @@ _OPENINGS = frozenset(WORDS["openings"])
 _NICKNAMES = [frozenset(group) for group in WORDS["nicknames"]]
 _SAME = {word: group[-1] for group in WORDS["same"] for word in group}
 _SAME |= {word: str(n) for n, word in enumerate(WORDS["small"].split())}
-_UNSETTLED, _FILLERS, _TITLES, _PEOPLE, _SUFFIXES = map(
-    word_set, ("unsettled", "fillers", "titles", "people", "suffixes")
+_UNSETTLED, _FILLERS, _TITLES, _PEOPLE, _SUFFIXES, _CHANGES = map(
+    word_set, ("unsettled", "fillers", "titles", "people", "suffixes", "changes")
 )
+_ENDS_IN_A = re.compile(r"\w\s+A$")
 _LISTS = re.compile(r",| and |&")
-_PIECES = re.compile(r"[;/|\n]|(?<=\w\w)[.?!]\s| - | and | & ")
+_PIECES = re.compile(r"[;:/|\\\n•·()?]|(?<=\w\w)[.!…]+\s|\s(?:-|->|\d\.|and|&|plus|with)\s")
+_SIGNS = re.compile(r"(?<!\w)[-−–+$£€](?=\w)|(?<=\w)[%+#°](?!\w)|(?<=\w)[-−–](?!\w)|(?<=\d)[/:](?=\d)")  # noqa: RUF001
 _SEVERAL = re.compile(
     r"\b(?:are|were|name|list|which|what) (?:the |all )*"
     r"(?:two|three|four|five|six|seven|eight|nine|ten|[2-9]|1\d) (?!(?:letter|year|time|word|leg)s?)\w+"
@@ -66,7 +69,7 @@ _SEVERAL = re.compile(
 
 
 def _empty(triple: Triple) -> bool:
-    return not any(character.isalnum() for character in triple.answer)
+    return not any(c.isalnum() or c in "*&#%@" or unicodedata.category(c)[0] == "S" for c in triple.answer)
 
 
 def _opening(triple: Triple) -> bool:
@@ -82,8 +85,8 @@ def _exact(triple: Triple) -> bool:
 
 
 def _signs(text: str) -> list[str]:
-    """The minus signs in front of numbers, which keys leave out."""
-    return re.findall(r"(?<!\w)[-−](?=\d)", text)  # noqa: RUF001 the minus sign
+    """The signs that keys leave out although they change the meaning: "-5", "C++", "$5", "AB-"; dashes are alike."""
+    return sorted("-" if sign in "−–" else sign for sign in _SIGNS.findall(text))  # noqa: RUF001
 
 
 def _value(triple: Triple) -> bool:
@@ -97,7 +100,7 @@ def _value(triple: Triple) -> bool:
 
 def _contains(triple: Triple) -> bool:
     """A short text that holds a gold answer and settles on it."""
-    if len(words(triple.answer)) > LONGEST_MATCH:
+    if len(words(triple.answer)) > LONGEST_MATCH or "?" in triple.answer:
         return False
     found = [gold for gold in triple.golds if contains_words(triple.answer, gold)]
     return _agrees_on_the_day(triple) and any(
@@ -112,19 +115,32 @@ def _agrees_on_the_day(triple: Triple) -> bool:
 
 
 def _settles(triple: Triple, gold: str) -> bool:
-    """Whether nothing around a gold answer takes it back or offers another one."""
-    answer = triple.answer
-    around = set(f" {answer_key(answer)} ".replace(f" {answer_key(gold)} ", " ").split())
-    part_of_range = gold[:1].isdigit() and re.search(rf"[-−–]\s?{re.escape(gold)}", answer)  # noqa: RUF001
-    if part_of_range or not _UNSETTLED.isdisjoint(around - set(words(triple.question))):
+    """Whether nothing around a gold answer takes it back, changes it, or offers another one."""
+    key, answer = f" {answer_key(gold)} ", f" {answer_key(triple.answer)} "
+    before, _, after = answer.partition(key)
+    asked = set(words(triple.question))
+    around = [word for word in f"{before} {after}".split() if word not in asked]
+    if (
+        not _UNSETTLED.isdisjoint(around)
+        or not _CHANGES.isdisjoint(before.split()[-1:])
+        or _signs(gold) != _signs(triple.answer)
+    ):
         return False
+    dated = bool(dates_in(clean(triple.answer)))  # and the day agrees
+    if not dated and any(map(_is_number, answer_key(gold).split())) and any(map(_is_number, around)):
+        return False  # of several numbers one may be right by chance
     keys = {answer_key(gold) for gold in triple.golds}
-    firm = [piece for piece in map(answer_key, _PIECES.split(answer)) if piece]
-    loose = [piece for piece in map(answer_key, re.split(rf"{_PIECES.pattern}|,", answer)) if piece]
+    firm = [piece for piece in map(answer_key, _PIECES.split(triple.answer)) if piece]
+    loose = [piece for piece in map(answer_key, re.split(rf"{_PIECES.pattern}|,", triple.answer)) if piece]
     listed = len(firm) > 1 and not keys.isdisjoint(firm)
     listed |= len(loose) > 1 and loose[-1] in keys and len(loose[0].split()) <= LONGEST_PIECE
     listed |= len(loose) > 2 and all(len(piece.split()) <= LONGEST_PIECE for piece in loose)
-    return not listed or all(piece in keys for piece in loose)
+    bare_list = len(around) > LONGEST_PIECE and all(part[:1].isupper() for part in triple.answer.split())
+    return not bare_list and (not listed or all(piece in keys for piece in loose))
+
+
+def _is_number(word: str) -> bool:
+    return word[:1].isdigit() or number(word) is not None or word in SCALES or word in ("bc", "ad", "bce", "ce")
 
 
 def _variants(text: str) -> Iterable[str]:
@@ -145,7 +161,7 @@ def _plain(text: str) -> list[str]:
 
 
 def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    return word[:-1] if len(word) > 3 and word.isalpha() and word.endswith("s") and not word.endswith("ss") else word
 
 
 def _spelling(triple: Triple) -> bool:
@@ -161,14 +177,17 @@ def _glued(parts: Sequence[str]) -> str:
 
 
 def _one_typo(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether one long word of two texts differs by one letter, not the first, and nothing else does."""
+    """Whether one long word of two texts of several words differs by one letter, and nothing else does.
+
+    Neither its first letter nor one of the last three: "nitrate" is no "nitrite", nor "Russian" "Russia".
+    """
     differing = [(a, b) for a, b in zip(one, other, strict=False) if a != b]
-    if len(one) != len(other) or len(differing) != 1:
+    if len(one) != len(other) or len(one) < 2 or len(differing) != 1:
         return False
     a, b = sorted(differing[0], key=len)
     same = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
     rest = a[same:], b[same:]
-    return len(a) > 5 and a.isalpha() and same > 0 and rest[1][1:] in (rest[0], rest[0][1:])
+    return len(a) > 5 and a.isalpha() and 0 < same < len(b) - 3 and rest[1][1:] in (rest[0], rest[0][1:])
 
 
 def _name(triple: Triple) -> bool:
@@ -178,7 +197,12 @@ def _name(triple: Triple) -> bool:
     ):
         return False
     given = _person(triple.answer)
-    return any(_same_person(given, _person(gold)) for gold in triple.golds)
+    golds = [gold for gold in triple.golds if len(_suffixes(gold) | _suffixes(triple.answer)) < 2]
+    return any(_same_person(given, _person(gold)) for gold in golds)
+
+
+def _suffixes(text: str) -> frozenset[str]:
+    return _SUFFIXES.intersection(words(text))
 
 
 def _person(text: str) -> tuple[str, ...]:
@@ -200,7 +224,8 @@ def _same_person(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 
 def _same_or_initial(one: str, other: str) -> bool:
-    return one == other or (1 in (len(one), len(other)) and one[0] == other[0])
+    initial = 1 in (len(one), len(other)) and one[0] == other[0]
+    return one == other or (initial and not {one, other} & {"v", "x", "i"})
 
 
 def _part(triple: Triple) -> bool:
@@ -211,9 +236,15 @@ def _part(triple: Triple) -> bool:
     golds = [(gold, answer_key(gold).split()) for gold in triple.golds if "," not in gold]
     if len(given) > 1:
         longer = [key for _, key in golds if len(key) > len(given)]
-        return any(key[-len(given) :] == given and key[-len(given) - 1] not in _FILLERS for key in longer)
+        dropped = [key[: -len(given)] for key in longer if key[-len(given) :] == given]
+        return any(part[-1] not in _FILLERS and not _changes(part) for part in dropped)
     surname = len(given[0]) > 3 and _asks_for_a_person(triple)
-    return surname and any(key[-1:] == given and _reads_as_name(gold) for gold, key in golds)
+    return surname and any(key[-1:] == given and _reads_as_name(gold) and not _changes(key) for gold, key in golds)
+
+
+def _changes(parts: Sequence[str]) -> bool:
+    """Whether a word that is left out makes another thing of the rest: "vice president", "North Korea"."""
+    return not _CHANGES.isdisjoint(parts) or any(map(_is_number, parts))
 
 
 def _reads_as_name(text: str) -> bool:
@@ -265,6 +296,8 @@ RULES: Mapping[str, tuple[Callable[[Triple], bool], Grade]] = {  # name: whether
 def decide(triple: Triple, without: Collection[str] = ()) -> Ruling | None:
     """The ruling of the first rule that speaks, None where only a reader can tell; rules in `without` are silent."""
     several = _asks_for_several(triple)
+    # "Vitamin A" would lose its letter to the articles
+    triple = replace(triple, golds=tuple(gold for gold in triple.golds if not _ENDS_IN_A.search(gold)))
     for name, (applies, grade) in RULES.items():
         doubtful = several and grade is Grade.CORRECT and not (name == "exact" and _LISTS.search(triple.answer))
         if name not in without and not doubtful and applies(triple):

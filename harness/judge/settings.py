@@ -65,7 +65,7 @@ class JudgeSettings(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    retries: int = Field(default=4, ge=0)
+    retries: int = Field(default=4, ge=0, le=100)
     max_tokens: int = Field(default=16, ge=1)
     constrained: Literal["auto", "choice", "schema", "off"] = "auto"
     price_in: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -85,7 +85,16 @@ class JudgeSettings(BaseModel):
     @property
     def cache_path(self) -> Path | None:
         """Where replies are kept; None for nowhere."""
-        return None if self.cache == "off" else Path(self.cache or cache_dir() / "judge.sqlite").expanduser()
+        return None if self.cache == "off" else Path(os.path.expanduser(self.cache or cache_dir() / "judge.sqlite"))  # noqa: PTH111 Path's raises for a user that does not exist
+
+    @field_validator("api_key")
+    @classmethod
+    def _can_be_sent(cls, key: SecretStr | None) -> SecretStr | None:
+        """A key without the newline that files end with."""
+        stripped = key.get_secret_value().strip() if key else ""
+        if not stripped.isascii():
+            raise ValueError("the key holds characters that no header can carry")
+        return SecretStr(stripped) if stripped else None
 
     @field_validator("without", mode="before")
     @classmethod
@@ -103,9 +112,13 @@ class JudgeSettings(BaseModel):
     @classmethod
     def _without_secrets(cls, url: str) -> str:
         """An address that can be written to results."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1:
-            raise ValueError("is no address such as http://127.0.0.1:8000/v1")
+        try:
+            parts = urlsplit(url)
+            whole = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+        except ValueError:  # its message may quote a password
+            whole = False
+        if not whole:
+            raise ValueError("is no address such as http://127.0.0.1:8000/v1") from None
         if parts.username or parts.password or parts.query:
             raise ValueError(
                 "holds a user, a password or a query, which would be written to results; use OPENAI_API_KEY"
@@ -155,7 +168,9 @@ def judge_settings(metadata: Mapping[str, Any] | None = None, default: str | Non
     except ValidationError as error:
         first = error.errors()[0]
         # an address that was refused may hold a password
-        shown = f"; got {first['input']!r}" if first["loc"] and first["loc"] != ("base_url",) else ""
+        shown = (
+            f"; got {first['input']!r}" if first["loc"] and first["loc"] not in (("base_url",), ("api_key",)) else ""
+        )
         raise RequestError(f"judge: {'.'.join(map(str, first['loc'])) or 'budget'}: {first['msg']}{shown}") from None
     if settings.kind != "rules" and not settings.model:
         raise RequestError(f"judge: {settings.kind} needs a model; set CLOSEDBOOK_JUDGE_MODEL")

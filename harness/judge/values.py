@@ -19,7 +19,7 @@ from typing import NamedTuple
 from closedbook.harness.judge.words import WORDS
 from closedbook.harness.text import fold
 
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NUMBERS = {word: n for n, word in enumerate(WORDS["small"].split())}
 _NUMBERS |= {word: 10 * n for n, word in enumerate(WORDS["tens"].split(), start=2)}
 _MONTHS: list[str] = WORDS["months"].split()
@@ -30,6 +30,7 @@ _UNITS = {  # name: what it measures, and how many of that measure's smallest un
     for name in names.split()
 }
 
+LONGEST_NUMBER = 40  # characters
 _DIGITS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 _MONTH = rf"(?P<month>{'|'.join(f'{m[:3]}(?:{m[3:]})?' if len(m) > 3 else m for m in _MONTHS)}|sept)\.?"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
@@ -62,7 +63,7 @@ class Date(NamedTuple):
 
 def number(text: str) -> Fraction | None:
     """The value of a number in digits ("1,000", "36.0") or in English words ("thirty-five"); None for other texts."""
-    if _DIGITS.fullmatch(text):
+    if len(text) <= LONGEST_NUMBER and _DIGITS.fullmatch(text):
         return Fraction(text.replace(",", ""))
     words = text.replace("-", " ").split()
     if words[:1] in (["a"], ["an"]) and len(words) > 1:
@@ -79,12 +80,12 @@ def _from_words(words: list[str]) -> Fraction | None:
             if ones and not (ones >= 20 and ones % 10 == 0 and _NUMBERS[word] < 10):
                 return None  # "one two" is no number, and "nineteen sixty" a year
             part, seen = part + _NUMBERS[word], True
-        elif _DIGITS.fullmatch(word) and not seen:
+        elif len(word) <= LONGEST_NUMBER and _DIGITS.fullmatch(word) and not seen:
             part, seen = Fraction(word.replace(",", "")), True
         elif word == "hundred" and part:
             part *= 100
-        elif word in _SCALES and part:
-            total, part = total + part * _SCALES[word], Fraction(0)
+        elif word in SCALES and part:
+            total, part = total + part * SCALES[word], Fraction(0)
         elif not (word == "and" and seen):
             return None
     return total + part if seen else None

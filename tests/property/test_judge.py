@@ -44,7 +44,7 @@ def test_no_reply_is_correct_without_the_offered_label(reply, rubric):
 @given(replies, rubrics, st.sampled_from([" ", "\n", "."]))
 def test_white_space_and_a_full_stop_change_no_grade(reply, rubric, end):
     judged = parse(reply, rubric)
-    if isinstance(judged, Grade) and not reply.rstrip().endswith(("}", "```")):
+    if isinstance(judged, Grade) and (reply.rstrip()[-1:].isalnum() or end.isspace()):
         assert parse(reply + end, rubric) is judged
 
 

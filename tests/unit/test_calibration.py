@@ -88,6 +88,30 @@ def test_a_parquet_file_that_cannot_be_read_is_one_clear_line(tmp_path, content)
         list(read_labels(tmp_path / "labels.parquet"))
 
 
+def test_other_columns_of_parquet_are_not_read(tmp_path):
+    odd = pa.array([2**30], type=pa.date32())
+    row = {"question": ["q"], "golds": [["g"]], "answer": ["a"], "correct": [True]}
+    pq.write_table(pa.table(row | {"time": odd}), tmp_path / "labels.parquet")
+    assert len(list(read_labels(tmp_path / "labels.parquet"))) == 1
+
+
+def test_an_answer_that_is_no_attempt_is_not_a_right_one(labels):
+    with JudgeServer(lambda prompt: "C") as server:
+        settings = {
+            "kind": "openai",
+            "model": "m",
+            "base_url": server.url,
+            "prompt": "simpleqa",
+            "without": ",".join(RULES),
+        }
+        done = calibrate(labels, LLMJudge(JudgeSettings.model_validate(settings)))
+    assert (done.tables["overall"].true_positive, done.tables["overall"].true_negative) == (0, 3)
+
+
+def test_a_limit_takes_answers_from_the_whole_file(labels):
+    assert calibrate(labels, RulesJudge(), limit=2).tables["overall"] == Confusion(true_positive=1, false_positive=1)
+
+
 def test_no_labels_are_refused(labels, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(RequestError, match="holds no labels; give"):

@@ -251,6 +251,15 @@ def test_judge_calibrate_prints_figures_and_saves_them(closedbook, tmp_path):
     assert (code, "overall" in printed, str(out) in err.replace("\n", "")) == (0, True, True)
 
 
+def test_a_calibration_never_replaces_its_labels_and_a_folder_is_no_file(closedbook, answers):
+    before = answers.read_bytes()
+    assert closedbook("judge", "calibrate", answers, "--out", answers)[0] == 2
+    assert answers.read_bytes() == before
+    for command in (["judge", "grade", "."], ["judge", "calibrate", answers.parent]):
+        code, _, err = closedbook(*command)
+        assert (code, "Traceback" in err) == (2, False)
+
+
 def test_judge_attack_prints_a_rate_for_every_family(closedbook):
     code, out, _ = closedbook("judge", "attack", "--json")
     figures = json.loads(out)

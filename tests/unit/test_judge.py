@@ -1,6 +1,7 @@
 """Judges: verdicts, rules, settings, and the LLM judge against a real HTTP server on loopback."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 
@@ -58,7 +59,8 @@ def test_answers_are_judged_concurrently_up_to_the_limit():
 
 
 @pytest.mark.parametrize(
-    ("reply", "reason"), [(500, "server"), (429, "server"), ("maybe", "unparsable"), ("", "unparsable")]
+    ("reply", "reason"),
+    [(500, "server"), (408, "server"), (429, "server"), ("maybe", "unparsable"), ("", "unparsable")],
 )
 def test_a_failed_call_is_a_failure_of_its_own_triple_only(reply, reason):
     with JudgeServer(lambda prompt: reply if "Bacon" in prompt else "0.0") as server:
@@ -256,9 +258,85 @@ def test_a_refusal_that_would_meet_every_call_ends_the_work_at_once(status):
 def test_a_prompt_that_is_too_long_for_the_model_is_refused_by_itself():
     said = "This model's maximum context length is 2048 tokens."
     with JudgeServer(lambda prompt: 400 if "Bacon" in prompt else "0.0", says=said) as server:
-        marlowe, bacon, kyd = llm(server, concurrency=1).grade(triples("Marlowe", "Bacon", "Kyd"))
+        judge = llm(server, concurrency=1)
+        judge.preflight()
+        marlowe, bacon, kyd = judge.grade(triples("Marlowe", "Bacon", "Kyd"))
     assert (marlowe, kyd) == (Grade.INCORRECT, Grade.INCORRECT)
     assert (bacon.reason, said in bacon.detail) == ("refused", True)
+
+
+@pytest.mark.parametrize("where", ["status", "content", "refusal"])
+def test_a_key_that_the_server_echoes_anywhere_does_not_show(where):
+    key = "sk-" + "x" * 40
+    bodies = {
+        name: json.dumps({"choices": [{"message": {name: f"key: {key}"}}]}).encode() for name in ("content", "refusal")
+    }
+    reply = bodies.get(where, 401)
+    with JudgeServer(lambda prompt: reply, says="x" * 290 + key) as server:
+        judge = llm(server, api_key=key)
+        (judged,) = judge.grade([PARIS])
+        with pytest.raises(RequestError) as error:
+            llm(server, api_key=key).preflight()
+    assert "sk-" not in f"{judged.detail} {error.value}"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        '{"prompt_tokens": 1e30}',
+        '{"prompt_tokens": -5}',
+        '{"prompt_tokens": null}',
+        '"12"',
+        "[]",
+        "NaN",
+        '{"prompt_tokens": 1' + "0" * 30 + "}",
+    ],
+)
+def test_a_grade_is_not_lost_over_odd_counts_of_tokens_and_is_paid(usage):
+    body = f'{{"choices": [{{"message": {{"content": "1.0"}}}}], "usage": {usage}}}'
+    with JudgeServer(lambda prompt: body.encode()) as server:
+        judge = llm(server, price_in=1.0)
+        assert judge.grade([PARIS]) == [Grade.CORRECT]
+        assert len(server.requests) == 1
+    assert 100 < judge.spending.prompt_tokens < 1000
+
+
+def test_a_budget_holds_under_a_rate_limit():
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge = llm(server, price_in=1e6, budget=3.0, concurrency=16, requests_per_minute=1200)
+        judge.grade(triples(*(f"author {n}" for n in range(40))))
+        assert len(server.requests) <= 5
+
+
+@pytest.mark.parametrize("size", ["", "abc", "0"])
+def test_a_world_size_that_is_none_counts_as_one_process(monkeypatch, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with JudgeServer(lambda prompt: "1.0") as server:
+        assert llm(server).grade([PARIS]) == [Grade.CORRECT]
+
+
+def test_the_newline_behind_a_key_is_dropped_and_a_key_that_cannot_be_sent_is_refused(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1\n")
+    assert judge_settings({"judge": {"kind": "openai", "model": "m"}}).api_key.get_secret_value() == "sk-1"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-ü")
+    with pytest.raises(RequestError, match=r"^judge: api_key: [^\n]*no header can carry$"):
+        judge_settings({"judge": {"kind": "openai", "model": "m"}})
+
+
+def test_a_long_stream_is_judged_window_by_window(monkeypatch):
+    monkeypatch.setattr("closedbook.harness.judge.cascade.WINDOW", 3)
+    asked = triples(*(f"author {n % 7}" for n in range(10)), "William Shakespeare")
+    with JudgeServer(lambda prompt: "0.0") as server:
+        judged = llm(server).grade(asked)
+        assert len(server.requests) == 7
+    assert judged == [Grade.INCORRECT] * 10 + [Grade.CORRECT]
+
+
+def test_what_preflight_asked_is_not_kept():
+    with JudgeServer(lambda prompt: "0.0") as server:
+        judge = llm(server)
+        judge.preflight()
+        assert judge.grade([KNOWN]) == [Grade.CORRECT]
 
 
 def test_a_judge_that_calls_a_known_answer_wrong_is_warned_of(caplog):

@@ -129,6 +129,24 @@ def test_a_locked_database_cannot_stop_a_judge_from_being_made(path, caplog):
     assert "locked" in caplog.text
 
 
+def test_a_file_whose_schema_is_no_text_is_stepped_around(path, caplog):
+    ReplyCache(path).close()
+    content = bytearray(path.read_bytes())
+    place = content.index(b"CREATE TABLE replies") + 8
+    content[place] |= 0x80
+    path.write_bytes(content)
+    cache = ReplyCache(path)
+    cache.add(CALL, b"k", "1.0")
+    assert cache.get(b"k") == "1.0"
+    assert "cannot be used" in caplog.text
+
+
+def test_a_number_that_no_database_holds_is_stepped_around(path, caplog):
+    with pytest.raises(OverflowError):
+        ReplyCache(None).add(Call("m", "s", 10**30, 1, 0.0))
+    assert ReplyCache(path).get(b"k") is None
+
+
 def test_a_reply_that_no_file_can_hold_is_paid_but_not_kept(path):
     cache = ReplyCache(path)
     cache.add(CALL, b"k", "1.0 \ud800")

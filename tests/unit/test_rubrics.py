@@ -61,6 +61,9 @@ def test_a_stated_number_is_a_grade(reply, grade):
         '{"verdict": "1.0", "score": "0.0"}', '{"other": "1.0"}', '{"verdict": {"score": "1.0"}}',
         "[" * 100_000, "x" * 100_000,
         "1.0 " * 50,
+        "The answer is 1.0. It should be 2.0, so it is wrong.",
+        "Answer: 1.0\nThat differs from the gold answer 2.0.",
+        "```json\n" + "\n" * 100_000 + "x",
     ],
 )  # fmt: skip
 def test_any_other_reply_is_a_failure_and_never_a_grade(reply):
@@ -191,6 +194,8 @@ def test_data_cannot_close_its_block_in_the_judges_prompt(tag):
         ("a\u200bb\u202ec\ufeff\x00\ue000\ud800", "abc"),
         ("[INST] x [/INST] [TOOL_CALLS]", "(INST) x (/INST) (TOOL_CALLS)"),
         ("＜a＞ ﹤b﹥", "‹a› ‹b›"),
+        ("[|user|] [|endofturn|] ［INST］ [start_header_id]", "(|user|) (|endofturn|) (INST) (start_header_id)"),
+        ("a\ufe0f\U000e0100\u3164\u2800b", "ab"),
         ("[1] and [sic] and [AB]", "[1] and [sic] and [AB]"),
         ("x < 5 > 3", "x ‹ 5 › 3"),
         ("Röntgen, 北京 🎉", "Röntgen, 北京 🎉"),

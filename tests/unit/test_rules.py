@@ -40,7 +40,7 @@ def test_a_symbol_that_is_the_gold_answer_is_right():
     assert ruling("#", ("#",)) == ("correct", "exact")
 
 
-@pytest.mark.parametrize("answer", ["Solution", "Thought process:", "解", "Respuesta", "The answer is:", "None", "N/A"])
+@pytest.mark.parametrize("answer", ["Solution", "Thought process:", "解", "Respuesta", "The answer is:", "N/A"])
 def test_an_opening_alone_is_no_answer(answer):
     assert ruling(answer) == ("not_attempted", "opening")
     assert ruling(answer, (answer,)) == ("correct", "exact")
@@ -86,7 +86,11 @@ def test_other_values_are_left_to_a_reader(answer, gold):
 
 @pytest.mark.parametrize(
     "answer",
-    ["It was William Shakespeare.", "William Shakespeare, who was an English playwright", "W: William Shakespeare"],
+    [
+        "It was William Shakespeare.",
+        "William Shakespeare, who was an English playwright",
+        '"William Shakespeare" it is',
+    ],
 )
 def test_a_gold_answer_in_a_short_text_that_settles_on_it_is_right(answer):
     assert ruling(answer) == ("correct", "contains")
@@ -121,6 +125,47 @@ def test_a_list_a_negation_or_a_hedge_is_left_to_a_reader(answer):
     assert ruling(answer) is None
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("1939", "1937 1938 1939 1940"), ("Mars", "Mercury Venus Earth Mars Jupiter Saturn"), ("5", "5 million"),
+        ("20", "100, 20"),
+        ("three", "twenty-three"), ("490", "in 490 BC"), ("490", "before 490"), ("6 feet", "6 feet 11 inches"),
+        ("-40 degrees", "It is 40 degrees"), ("Vitamin A", "Vitamin C"), ("Paris", "London: Paris: Berlin"),
+        ("Korea", "North Korea"),
+        ("Paris", "London (Paris)"), ("Paris", "London • Paris"), ("Paris", "Is it Paris?"), ("Paris",
+        "Probably Paris"),
+        ("C", "C++"), ("5 million", "£5 million"), ("AB+", "AB-"), ("Hepatitis A", "hepatitis"), ("1990",
+        "In the 1990s"),
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_the_gold_answer_is_left_to_a_reader(gold, answer):
+    assert ruling(answer, (gold,), "which") is None
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("chlorine gas", "chloride gas"), ("Titanic", "Titania"), ("Russian Empire", "Russia Empire"), ("Boston",
+        "Bolton"),
+        ("Vice President", "President"), ("Democratic Republic of the Congo", "Republic of the Congo"),
+        ("North Korea", "Korea"), ("Manchester City", "City"), ("Henry V of England", "Henry VI of England"),
+        ("Ken Griffey Jr.", "Ken Griffey Sr."), ("the first World War", "World War"),
+    ],
+)  # fmt: skip
+def test_another_thing_of_nearly_that_name_is_left_to_a_reader(gold, answer):
+    assert ruling(answer, (gold,)) is None
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("None", "zero"), ("∞", "infinity"), ("$", "dollar"), ("OK", "Oklahoma")])
+def test_a_sign_or_a_short_word_may_be_an_answer(answer, gold):
+    assert ruling(answer, (gold,)) is None
+
+
+def test_a_number_of_5000_digits_is_no_value():
+    assert ruling("9" * 2000, ("9" * 5000,)) is None
+
+
 def test_a_word_that_the_question_holds_unsettles_nothing():
     assert ruling("His wife was Anne Hathaway", ("Anne Hathaway",), "who was his wife") == ("correct", "contains")
 
@@ -139,7 +184,6 @@ def test_another_day_of_the_right_year_is_left_to_a_reader():
     assert ruling("It came out on August 27, 2004", golds, "when") is None
     assert ruling("It came out on June 11, 2004", golds, "when") == ("correct", "contains")
     assert ruling("June 11, 2004 here and August 27, 2004 there", golds, "when") is None
-    assert ruling("It came out in 2004 two weeks after May 5", golds, "when") == ("correct", "contains")
 
 
 @pytest.mark.parametrize(
