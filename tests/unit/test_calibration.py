@@ -9,6 +9,7 @@ import pytest
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge import JudgeSettings, LLMJudge, RulesJudge
 from closedbook.harness.judge.calibration import calibrate, read_calibration, read_labels, write_calibration
+from closedbook.harness.judge.rules import RULES
 from closedbook.harness.statistics import Confusion, Estimate, corrected, wilson
 from closedbook.harness.testing import JudgeServer
 
