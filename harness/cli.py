@@ -141,13 +141,14 @@ def _end_if_too_many(tally: Tally, settings: JudgeSettings, kept: object) -> Non
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: bool = True) -> None:
     """A table for people; `whole` keeps words and figures in one piece, whatever the width of the screen."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(column, no_wrap=whole, overflow="fold")
     for row in rows:
         table.add_row(*(escape("-" if cell is None else _cell(cell)) for cell in row))
-    width = max(len(title), Console(width=1000).measure(table).maximum)
-    Console(width=width if whole else None).print(table)
+    console = Console(width=Console(width=1000).measure(table).maximum if whole else None)
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def _cell(value: object) -> str:
