@@ -368,11 +368,11 @@ class InProcessVLLM:
             return [outcome for prompt in prompts for outcome in self._outcomes([prompt])]
 
     def _generate(self, prompts: Sequence[Messages]) -> list[Outcome]:
+        if self._engine is None:
+            self._engine = _load_engine(self.settings)
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        if self._engine is None:
-            self._engine = _load_engine(self.settings)
         constraint = None if self.settings.constrained == "off" else StructuredOutputsParams(choice=self.choices)
         parameters = SamplingParams(temperature=0.0, max_tokens=self.settings.max_tokens, structured_outputs=constraint)
         done = self._engine.chat(list(prompts), parameters, use_tqdm=False)
@@ -387,6 +387,7 @@ def _vllm_reply(request: Any) -> Reply:
 
 
 def _load_engine(settings: JudgeSettings) -> Any:
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is the command's
     from vllm import LLM
 
     return LLM(

@@ -61,7 +61,7 @@ def test_a_real_llm_judge_that_may_only_say_two_numbers_grades_every_answer(judg
 def test_a_real_model_that_talks_instead_of_grading_is_refused_in_one_line(judge_grade, vllm_server):
     done = judge_grade(vllm_server.model, "off")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "not 1.0 or 0.0; choose a model that follows the prompt" in done.stderr.strip().splitlines()[-1]
+    assert "; choose a model that follows the prompt" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_judge_without_that_model_is_refused_in_one_line(judge_grade):
@@ -84,7 +84,7 @@ def test_a_real_llm_judge_is_calibrated_against_people(vllm_server, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout)["overall"]
     assert (figures["fpr"]["n"], figures["fnr"]["n"]) == (6, 6)
-    assert json.loads(out.read_text())["judge"]["base_url"] == vllm_server.url
+    assert json.loads(out.read_text())["judge"]["server"] == vllm_server.url
 
 
 def test_a_judge_in_this_process_needs_no_server(vllm_bin, small_model, tmp_path, monkeypatch):
