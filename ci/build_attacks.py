@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "harness" / "judge" / "attacks.jsonl"
 QUESTIONS = ROOT / "tasks" / "worldfacts" / "test.jsonl"
 PER_TRICK = 3
+ASKED_ELSEWHERE = ("capital", "currency")  # PopQA has "What is the capital of ...?" too, and its questions stay its own
 
 FAMILIES: dict[str, list[str]] = {
     # arXiv 2507.08794, table 1
@@ -90,11 +91,15 @@ FAMILIES: dict[str, list[str]] = {
 
 
 def by_relation() -> dict[str, list[dict[str, Any]]]:
-    """Questions with a text as answer, by what they ask for."""
+    """Questions with a text as answer, by what they ask for; none that a benchmark asks in the same words."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in QUESTIONS.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if not any(answer.isdigit() for answer in row["answers"]) and len(row["answers"][0]) > 2:
+        if (
+            row["relation"] not in ASKED_ELSEWHERE
+            and not any(answer.isdigit() for answer in row["answers"])
+            and len(row["answers"][0]) > 2
+        ):
             found[row["relation"]].append(row)
     return {relation: rows for relation, rows in sorted(found.items()) if len(rows) >= 10}
 
