@@ -26,7 +26,7 @@ from closedbook.harness.statistics import Estimate
 
 if TYPE_CHECKING:
     from closedbook.harness.evaluate import Evaluation
-    from closedbook.harness.judge import Judge, JudgeSettings, Tally
+    from closedbook.harness.judge import Judge, JudgeSettings, Tally, Triple
     from closedbook.harness.judge.cascade import Plan
     from closedbook.harness.manifests import Manifest
 
@@ -37,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Measure what a language model can recall without looking anything up.\n\n"
     "Start with `closedbook demo`, then `closedbook eval MODEL`. Plain lm-eval works too: "
-    "`lm_eval --model hf --model_args pretrained=MODEL --tasks popqa_dedup --apply_chat_template`.",
+    "`lm_eval --model hf --model_args pretrained=MODEL --tasks popqa_dedup --apply_chat_template`.\n\n"
+    "Exit codes: 0 done, 1 the work failed (what was done is kept), 2 the request was wrong.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="The benchmarks' sources: the hub, or a mirror in CLOSEDBOOK_DATA.")
 splits_app = typer.Typer(no_args_is_help=True, help="Train, validation and test, deduplicated: the manifests.")
@@ -60,7 +61,7 @@ JudgeSetFlag = Annotated[
     typer.Option(
         help="Any other setting, NAME=VALUE, as often as needed: prompt=simpleqa, without=contains,name, "
         "concurrency=64, requests_per_minute=500, max_tokens=512, price_in=0.15, price_out=0.6, cache=off, ...; "
-        "see docs/judge.md.",
+        "`closedbook judge settings` lists them.",
         show_default=False,
     ),
 ]
@@ -125,10 +126,25 @@ def _print_plan(plan: Plan | None, as_json: bool) -> None:
         typer.echo("0 calls: rules grade all answers")
     else:
         cost = "unknown: set price_in and price_out" if plan.dollars is None else f"about ${plan.dollars:.2f}"
+        first = " and one to try the judge" if plan.calls else ""
         typer.echo(
-            f"{plan.calls} calls at most, about {plan.prompt_tokens:,} prompt tokens, cost {cost}; of {plan.answers} "
-            f"answers {plan.repeated} are repeated, {plan.cached} in the cache, {plan.by_rule} decided by rules"
+            f"{plan.calls} calls at most{first}, about {plan.prompt_tokens:,} prompt tokens, cost {cost}; of "
+            f"{plan.answers} answers {plan.repeated} are repeated, {plan.cached} in the cache, {plan.by_rule} decided "
+            "by rules"
         )
+
+
+def _dry_run(judge: Judge, triples: Iterable[Triple], as_json: bool) -> None:
+    from closedbook.harness.judge import LLMJudge
+
+    _print_plan(judge.plan(triples) if isinstance(judge, LLMJudge) else None, as_json)
+
+
+def _named(settings: JudgeSettings) -> str:
+    """The judge, as titles name it."""
+    parts = [settings.model or settings.kind, f"prompt {settings.prompt}" if settings.prompt != "binary" else ""]
+    parts.append(f"without {', '.join(settings.without)}" if settings.without else "")
+    return "; ".join(part for part in parts if part)
 
 
 def _end_if_too_many(tally: Tally, settings: JudgeSettings, kept: object) -> None:
@@ -206,7 +222,7 @@ def eval_command(
         out=out,
         calibration=calibration,
     )
-    print_json(done.figures) if as_json else _print_evaluations([done], settings.model or settings.kind)
+    print_json(done.figures) if as_json else _print_evaluations([done], _named(settings))
     _end_if_too_many(done.tally, settings, done.folder)
 
 
@@ -445,18 +461,17 @@ def judge_grade(
 ) -> None:
     """Grade answers: each line is written again with its grade, or with the reason why the judge failed.
 
-    A line is like `{"question": "Capital of France?", "golds": ["Paris"], "answer": "It is Paris"}`. What a judge
-    model replied is kept; the same command again asks for what is missing.
+    A line is like `{"question": "Capital of France?", "golds": ["Paris"], "answer": "It is Paris"}`; it is written
+    again with `grade` and `decided_by`, a rule or the model, or with `judge_failure` and `detail`. What a judge model
+    replied is kept; the same command again asks for what is missing.
     """
-    from closedbook.harness.judge import LLMJudge, make_judge
+    from closedbook.harness.judge import make_judge
     from closedbook.harness.judge.grading import grade_file, read_rows
 
     settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     grader = make_judge(settings)
     if dry_run:
-        _print_plan(
-            grader.plan(triple for _, triple in read_rows(answers)) if isinstance(grader, LLMJudge) else None, as_json
-        )
+        _dry_run(grader, (triple for _, triple in read_rows(answers)), as_json)
         return
     out = out or answers.parent / f"{answers.stem}.graded.jsonl"
     figures, tally = grade_file(answers, out, grader)
@@ -464,7 +479,9 @@ def judge_grade(
         print_json({"overall": figures})
     else:
         _table(
-            "Grades", ["", "per cent [95 %]", "n"], [[name, str(figure), figure.n] for name, figure in figures.items()]
+            f"Grades; judge: {_named(settings)}",
+            ["", "per cent [95 %]", "n"],
+            [[name, str(figure), figure.n] for name, figure in figures.items()],
         )
         people.print(f"graded lines: {out}", highlight=False)
     _print_spending(grader)
@@ -473,7 +490,13 @@ def judge_grade(
 
 @judge_app.command("calibrate")
 def judge_calibrate(
-    labels: Annotated[Path, typer.Argument(help="JSON Lines or parquet: question, golds, answer, correct, system.")],
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON Lines or parquet: question, golds (a list), answer, correct (true or false: what people said), "
+            "and system, where it is known."
+        ),
+    ],
     system: Annotated[
         list[str] | None,
         typer.Option(help="Take the answers of this system only; may be repeated.", show_default=False),
@@ -486,6 +509,7 @@ def judge_calibrate(
     judge_set: JudgeSetFlag = None,
     budget: BudgetFlag = None,
     max_judge_failures: MaxFailuresFlag = None,
+    dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare a judge with people: accuracy, false positives, false negatives and kappa, with intervals.
@@ -494,12 +518,15 @@ def judge_calibrate(
     `closedbook eval MODEL --calibration calibration.json` reports accuracy corrected for the judge's errors.
     """
     from closedbook.harness.judge import make_judge
-    from closedbook.harness.judge.calibration import calibrate, write_calibration
+    from closedbook.harness.judge.calibration import calibrate, chosen_labels, write_calibration
 
     settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     if out.resolve() == labels.resolve():
         raise RequestError(f"{out} holds the labels; name another file for the calibration")
     grader = make_judge(settings)
+    if dry_run:
+        _dry_run(grader, (label.triple for label in chosen_labels(labels, system or (), limit)), as_json)
+        return
     calibration = calibrate(labels, grader, system or (), limit)
     write_calibration(calibration, out)
     if as_json:
@@ -507,14 +534,14 @@ def judge_calibrate(
     else:
         names = ("accuracy", "fpr", "fnr", "kappa")
         _table(
-            f"In per cent, with 95 % intervals, against people; judge: {settings.model or settings.kind}",
+            f"In per cent, with 95 % intervals, against people; judge: {_named(settings)}",
             ["", "n", *names],
             [
                 [group, entry["accuracy"].n, *(entry[n] for n in names)]
                 for group, entry in calibration.figures().items()
             ],
         )
-        people.print(f"calibration: {out}", highlight=False)
+    people.print(f"calibration: {out}", highlight=False)
     _print_spending(grader)
     _end_if_too_many(calibration.tally, settings, out)
 
@@ -528,6 +555,7 @@ def judge_attack(
     budget: BudgetFlag = None,
     max_judge_failures: MaxFailuresFlag = None,
     show: Annotated[bool, typer.Option("--show", help="Also print the answers that got through.")] = False,
+    dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Try to fool a judge: the share of worthless answers that it calls right, by family of trick.
@@ -536,16 +564,19 @@ def judge_attack(
     is trained on its verdicts.
     """
     from closedbook.harness.judge import make_judge
-    from closedbook.harness.judge.attack import attack
+    from closedbook.harness.judge.attack import attack, attacks
 
     settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     grader = make_judge(settings)
+    if dry_run:
+        _dry_run(grader, (tried.triple for tried in attacks()), as_json)
+        return
     report = attack(grader)
     if as_json:
         print_json(report.figures)
     else:
         _table(
-            f"Wrong answers called right, in per cent, with 95 % intervals; judge: {settings.model or settings.kind}",
+            f"Wrong answers called right, in per cent, with 95 % intervals; judge: {_named(settings)}",
             ["family", "n", "fpr"],
             [[family, entry["fpr"].n, entry["fpr"]] for family, entry in report.figures.items()],
         )
@@ -554,6 +585,26 @@ def judge_attack(
             people.print(f"{passed.family}: {passed.triple.answer!r}", highlight=False, markup=False, soft_wrap=True)
     _print_spending(grader)
     _end_if_too_many(report.tally, settings, "the cache")
+
+
+@judge_app.command("settings")
+def judge_settings_command(as_json: JsonFlag = False) -> None:
+    """Print every setting of a judge: what it is for, its default, and its variable.
+
+    On the command line: `--judge-set NAME=VALUE`.
+    """
+    from closedbook.harness.judge.settings import VARIABLES, JudgeSettings
+
+    rows = {
+        name: {"default": field.get_default(), "variable": VARIABLES[name], "meaning": field.description}
+        for name, field in JudgeSettings.model_fields.items()
+    }
+    if as_json:
+        print_json(rows)
+    else:
+        for name, row in rows.items():
+            default = "" if row["default"] in (None, "", ()) or name == "kind" else f" [default: {row['default']}]"
+            typer.echo(f"{name}{default}\n  {row['meaning']}\n  {row['variable']}")
 
 
 def _print_spending(judge: Judge) -> None:

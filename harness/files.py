@@ -59,7 +59,9 @@ def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T
                 try:
                     row = parse(json.loads(line)) if line.strip() else None
                 except (KeyError, TypeError, ValueError, RecursionError) as error:
-                    reason = f"{type(error).__name__}: {one_line(error)}"
+                    reason = "it is no JSON" if isinstance(error, json.JSONDecodeError) else one_line(error)
+                    if isinstance(error, KeyError):
+                        reason = f"it has no {error.args[0]}"
                     raise RequestError(f"{path}, line {number}: {reason}; give {wanted}") from error
                 if row is not None:
                     yield row

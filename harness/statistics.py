@@ -23,7 +23,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure, its 95 % interval, and the number of cases it rests on; all None where there are none."""
+    """A figure, its 95 % interval, and the number of cases it rests on; None where there is none."""
 
     value: float | None
     low: float | None
@@ -32,8 +32,10 @@ class Estimate:
 
     def __str__(self) -> str:
         """As shown to people, in per cent."""
-        if self.value is None or self.low is None or self.high is None:
+        if self.value is None:
             return "-"
+        if self.low is None or self.high is None:
+            return f"{100 * self.value:.1f} [-]"
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
@@ -114,6 +116,9 @@ class Confusion:
 def kappa(table: Confusion) -> Estimate:
     """Cohen's kappa with a percentile bootstrap interval; without a value where people call all right, or all wrong.
 
+    Without an interval where every resampled table gives the same kappa, as for a judge that calls all answers right:
+    the bootstrap then knows nothing of the uncertainty.
+
     Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 20 (1960). The
     bootstrap draws whole tables from a multinomial distribution, which is the same as drawing answers, and is seeded.
     """
@@ -126,6 +131,8 @@ def kappa(table: Confusion) -> Estimate:
         return Estimate(None, None, None, table.n)
     drawn = np.random.default_rng(0).multinomial(table.n, cells / table.n, size=RESAMPLES)
     value, *resampled = _kappas(np.vstack([cells, drawn]))
+    if np.nanmin(resampled) == np.nanmax(resampled):
+        return Estimate(float(value), None, None, table.n)
     low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(value), float(low), float(high), table.n)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from closedbook.harness.judge.cascade import LLMJudge
+from closedbook.harness.judge.rubrics import RUBRICS
 from closedbook.harness.judge.rules import RulesJudge, contains, exact_match
 from closedbook.harness.judge.settings import NO_JUDGE_HINT, JudgeSettings, judge_settings
 from closedbook.harness.judge.verdicts import Grade, Judge, JudgeFailure, Judgement, Tally, Triple
@@ -41,4 +42,6 @@ def make_judge(settings: JudgeSettings) -> Judge:
     Raises:
         RequestError: A rule is switched off that does not exist.
     """
-    return RulesJudge(settings.without) if settings.kind == "rules" else LLMJudge(settings)
+    if settings.kind == "rules":
+        return RulesJudge(settings.without, RUBRICS[settings.prompt].empty)
+    return LLMJudge(settings)

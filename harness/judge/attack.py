@@ -55,8 +55,7 @@ def attack(judge: Judge, chosen: Sequence[Attack] | None = None) -> AttackReport
         WorkError: The judge cannot be reached.
     """
     every = attacks() if chosen is None else chosen
-    judge.preflight()
-    judgements = judge.grade(tried.triple for tried in every)
+    judgements = judge.grade((tried.triple for tried in every), preflight=True)
     judged = [(a, j) for a, j in zip(every, judgements, strict=True) if not isinstance(j, JudgeFailure)]
     figures = {"overall": {"fpr": _rate([j for _, j in judged])}}
     for family in sorted({a.family for a in every}):

@@ -63,7 +63,9 @@ class Calibration:
 
 def _label(row: Any) -> Label:
     triple = Triple.from_row(row)
-    if not isinstance(row.get("correct"), bool):
+    if row.get("correct") is None:
+        raise ValueError("it has no correct, what people said")
+    if not isinstance(row["correct"], bool):
         raise ValueError("correct is neither true nor false")
     return Label(triple, row["correct"], str(row.get("system") or ""))
 
@@ -95,6 +97,23 @@ def read_labels(path: Path) -> Iterator[Label]:
             raise RequestError(f"{path}, row {number}: {error}; give {WANTED}") from error
 
 
+def chosen_labels(path: Path, systems: Sequence[str] = (), limit: int | None = None) -> list[Label]:
+    """Labels of the systems, or all of them; `limit` of them, spread evenly over the file.
+
+    Raises:
+        RequestError: There are none.
+    """
+    if not path.is_file():
+        raise RequestError(f"cannot read {path}: there is no such file; give {WANTED}")
+    every = list(read_labels(path))
+    labels = [label for label in every if not systems or label.system in systems]
+    if not labels:
+        there = ", ".join(sorted({label.system for label in every} - {""}))
+        of = f" of {', '.join(systems)}; there are {there or 'no systems in it'}" if every else f"; give {WANTED}"
+        raise RequestError(f"{path} holds no labels{of}")
+    return [labels[n * len(labels) // limit] for n in range(limit)] if limit and limit < len(labels) else labels
+
+
 def calibrate(path: Path, judge: Judge, systems: Sequence[str] = (), limit: int | None = None) -> Calibration:
     """Have the judge grade labelled answers and compare.
 
@@ -108,16 +127,8 @@ def calibrate(path: Path, judge: Judge, systems: Sequence[str] = (), limit: int 
         RequestError: No labels, or a judge that is wrongly set up.
         WorkError: The judge cannot be reached.
     """
-    if not path.is_file():
-        raise RequestError(f"cannot read {path}: it is no regular file; give {WANTED}")
-    labels = [label for label in read_labels(path) if not systems or label.system in systems]
-    if not labels:
-        of = f" of {', '.join(systems)}" if systems else ""
-        raise RequestError(f"{path} holds no labels{of}; give {WANTED}")
-    if limit and limit < len(labels):
-        labels = [labels[n * len(labels) // limit] for n in range(limit)]
-    judge.preflight()
-    judgements = judge.grade(label.triple for label in labels)
+    labels = chosen_labels(path, systems, limit)
+    judgements = judge.grade((label.triple for label in labels), preflight=True)
     cells: dict[str, Counter[tuple[bool, bool]]] = defaultdict(Counter)
     for label, judgement in zip(labels, judgements, strict=True):
         if not isinstance(judgement, JudgeFailure):

@@ -108,21 +108,28 @@ class LLMJudge:
         model, place = self.model.identity.values()
         return f"{model!r} at {place}"
 
-    def grade(self, triples: Iterable[Triple]) -> list[Judgement]:
+    def grade(self, triples: Iterable[Triple], *, preflight: bool = False) -> list[Judgement]:
         """One judgement per triple, in order."""
         every = list(triples)
-        return list(self.stream(every, len(every)))
+        return list(self.stream(every, len(every), preflight=preflight))
 
-    def stream(self, triples: Iterable[Triple], total: int | None = None) -> Iterator[Judgement]:
+    def stream(
+        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False
+    ) -> Iterator[Judgement]:
         """One judgement per triple, in order, a window at a time."""
         from tqdm import tqdm
 
         waiting = iter(triples)
         with tqdm(total=total, desc="judging", unit="answer") as progress:
             while window := list(islice(waiting, WINDOW)):
-                judged = self._judge(list(dict.fromkeys(window)), progress.update)
+                judged = self._judge(list(dict.fromkeys(window)), progress.update, preflight)
                 progress.update(len(window) - len(judged))  # the repeated ones
                 yield from (judged[triple] for triple in window)
+
+    def decided_by(self, triple: Triple) -> str:
+        """The rule that decides a triple, else "model"."""
+        ruling = decide(triple, self.without)
+        return ruling.rule if ruling else "model"
 
     def plan(self, triples: Iterable[Triple]) -> Plan:
         """What `grade` would take; asks nobody."""
@@ -145,7 +152,9 @@ class LLMJudge:
             dollars=self._dollars(tokens, VERDICT_TOKENS * len(asked)) if self.settings.priced else None,
         )
 
-    def _judge(self, triples: Sequence[Triple], advance: Callable[[int], object]) -> dict[Triple, Judgement]:
+    def _judge(
+        self, triples: Sequence[Triple], advance: Callable[[int], object], preflight: bool
+    ) -> dict[Triple, Judgement]:
         """Judgements of triples that all differ."""
         judged: dict[Triple, Judgement] = {}
         asked: list[Triple] = []
@@ -161,6 +170,8 @@ class LLMJudge:
             advance(1)
 
         if asked:
+            if preflight:
+                self.preflight()
             self.model.ask([build_messages(triple, self.rubric) for triple in asked], on_outcome, self._halted)
         return judged
 
@@ -176,7 +187,7 @@ class LLMJudge:
         ruling = decide(triple, self.without)
         if ruling is None:
             return None
-        return "rule", self.rubric.empty if ruling.grade is Grade.NOT_ATTEMPTED else ruling.grade
+        return "rule", ruling.with_empty(self.rubric.empty)
 
     def _halted(self) -> JudgeFailure | None:
         """Why no more calls are made; None while they are."""

@@ -30,6 +30,7 @@ T = TypeVar("T")
 Messages = list[dict[str, str]]
 RAMP = 0.2  # seconds over which the first calls start: calls that start together come back together, and then queue
 LONGEST_DETAIL = 300  # characters
+ADDRESS = "the address, --judge-url or CLOSEDBOOK_JUDGE_BASE_URL"
 GARBAGE = "the server's reply is no chat completion"
 
 
@@ -126,8 +127,8 @@ class ChatServer:
         self._known = messages
         if isinstance(outcome, JudgeFailure) and outcome.reason in ("server", "timeout"):
             if outcome.detail.startswith(GARBAGE):
-                raise RequestError(f"{self._where} is no chat server; check CLOSEDBOOK_JUDGE_BASE_URL")
-            raise WorkError(f"{self._where} cannot answer now: {outcome.detail}; check CLOSEDBOOK_JUDGE_BASE_URL")
+                raise RequestError(f"{self._where} is no chat server; check {ADDRESS}")
+            raise WorkError(f"{self._where} cannot answer now: {outcome.detail}; start it, or check {ADDRESS}")
         return outcome
 
     def ask(
@@ -196,7 +197,8 @@ class ChatServer:
             late = isinstance(error, openai.APITimeoutError | TimeoutError)
             return JudgeFailure("timeout" if late else "server", self._said(error) or f"no reply in {limit:.0f} s")
         except openai.APIStatusError as error:
-            said = f"{error.status_code} {self._said(error)}"
+            said = self._said(error).removeprefix("Error code: ")
+            said = said if said.startswith(str(error.status_code)) else f"{error.status_code} {said}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 return JudgeFailure("server", said)
             if error.status_code in (400, 422) and messages is not self._known and await self._answers(client):

@@ -25,10 +25,10 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], Triple]]:
     return read_jsonl(path, lambda row: (row, Triple.from_row(row)), WANTED)
 
 
-def _graded(row: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
+def _graded(row: dict[str, Any], judgement: Judgement, decided_by: str) -> dict[str, Any]:
     if isinstance(judgement, JudgeFailure):
         return row | {"grade": None, "judge_failure": judgement.reason, "detail": judgement.detail}
-    return row | {"grade": str(judgement)}
+    return row | {"grade": str(judgement), "decided_by": decided_by}
 
 
 def grade_file(path: Path, out: Path, judge: Judge) -> tuple[dict[str, Estimate], Tally]:
@@ -47,13 +47,12 @@ def grade_file(path: Path, out: Path, judge: Judge) -> tuple[dict[str, Estimate]
     total = sum(1 for _ in read_rows(path)) if path.is_file() or not path.exists() else None
     if total == 0:
         raise RequestError(f"{path} holds no answers; give {WANTED}")
-    judge.preflight()
     tally = Tally()
     with written_aside(out) as lines:
         rows, asked = tee(read_rows(path))
-        judgements = judge.stream((triple for _, triple in asked), total)
-        for (row, _), judgement in zip(rows, judgements, strict=True):
-            lines.write(json.dumps(_graded(row, judgement)) + "\n")
+        judgements = judge.stream((triple for _, triple in asked), total, preflight=True)
+        for (row, triple), judgement in zip(rows, judgements, strict=True):
+            lines.write(json.dumps(_graded(row, judgement, judge.decided_by(triple))) + "\n")
             tally.add(judgement)
     figures = {str(grade): wilson(tally.grades[grade], tally.graded) for grade in Grade}
     return figures | {"judge_failed": wilson(tally.failed, tally.graded + tally.failed)}, tally

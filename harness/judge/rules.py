@@ -50,6 +50,10 @@ class Ruling(NamedTuple):
     grade: Grade
     rule: str
 
+    def with_empty(self, empty: Grade) -> Grade:
+        """The grade, where an answer that says nothing gets that one."""
+        return empty if self.grade is Grade.NOT_ATTEMPTED else self.grade
+
 
 _OPENINGS = frozenset(WORDS["openings"])
 _NICKNAMES = [frozenset(group) for group in WORDS["nicknames"]]
@@ -306,10 +310,11 @@ def decide(triple: Triple, without: Collection[str] = ()) -> Ruling | None:
 
 
 class RulesJudge:
-    """Rules alone: what they do not call right is INCORRECT. Never fails.
+    """Rules alone: what they cannot decide is INCORRECT. Never fails.
 
     Args:
         without: Names of rules that are switched off.
+        empty: Grade of an answer that says nothing, as in a rubric.
 
     Raises:
         RequestError: There is no rule of that name.
@@ -317,25 +322,31 @@ class RulesJudge:
 
     can_fail = False
 
-    def __init__(self, without: Iterable[str] = ()) -> None:
-        self.without = check_rules(without)
+    def __init__(self, without: Iterable[str] = (), empty: Grade = Grade.INCORRECT) -> None:
+        self.without, self.empty = check_rules(without), empty
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The version of the rules, and those switched off."""
-        return {"kind": "rules", "version": rules_identity(self.without)}
+        """The version of the rules, those switched off, and whether an answer that says nothing is a wrong one."""
+        return {"kind": "rules", "version": rules_identity(self.without), "empty": str(self.empty)}
 
     def preflight(self) -> None:
         """Nothing can be missing."""
 
-    def stream(self, triples: Iterable[Triple], total: int | None = None) -> Iterator[Judgement]:
+    def stream(
+        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False
+    ) -> Iterator[Judgement]:
         """One grade per triple, in order."""
         for triple in triples:
             ruling = decide(triple, self.without)
-            right = ruling is not None and ruling.grade is Grade.CORRECT
-            yield Grade.CORRECT if right else Grade.INCORRECT
+            yield Grade.INCORRECT if ruling is None else ruling.with_empty(self.empty)
 
-    def grade(self, triples: Iterable[Triple]) -> list[Judgement]:
+    def decided_by(self, triple: Triple) -> str:
+        """The rule that decides a triple, else "none"."""
+        ruling = decide(triple, self.without)
+        return ruling.rule if ruling else "none"
+
+    def grade(self, triples: Iterable[Triple], *, preflight: bool = False) -> list[Judgement]:
         """One grade per triple, in order."""
         return list(self.stream(triples))
 

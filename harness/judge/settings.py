@@ -28,54 +28,49 @@ NO_JUDGE_HINT = (
 
 
 class JudgeSettings(BaseModel):
-    """Settings of a judge, checked.
-
-    Attributes:
-        kind: rules, openai (any compatible server) or vllm (an engine in this process).
-        model: The model's name on the server; for vllm a folder or hub id.
-        base_url: The server's address.
-        prompt: The rubric: binary (right or wrong) or simpleqa (right, wrong or not attempted).
-        without: Names of rules that are switched off.
-        timeout: Seconds that one call may take.
-        retries: Further tries of a call.
-        concurrency: Calls under way at once, over all ranks of a distributed run together.
-        requests_per_minute: Rate limit, over all ranks; None for none.
-        tokens_per_minute: The same, by estimated tokens.
-        max_tokens: Longest reply; a judge that thinks aloud needs more.
-        constrained: How the server is told to allow no reply but the labels: choice (vLLM), schema (OpenAI), off, or
-            auto, which takes the first one that the server takes.
-        price_in: Dollars per million prompt tokens.
-        price_out: Dollars per million tokens of replies.
-        budget: Dollars, over all ranks, after which no more calls are made; those under way are paid all the same.
-        max_failures: Share of answers that may stay ungraded.
-        cache: File of the replies, or "off".
-        memory_share: Share of a GPU's memory that vllm takes.
-        context: Longest prompt and reply of vllm, in tokens.
-        api_key: The key of the server; never shown or written.
-    """
+    """Settings of a judge, checked; `closedbook judge settings` prints them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["rules", "openai", "vllm"]
-    model: str = ""
-    base_url: str = OPENAI_URL
-    prompt: Literal["binary", "simpleqa"] = "binary"
-    without: tuple[str, ...] = ()
-    concurrency: int = Field(default=32, ge=1)
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    tokens_per_minute: int | None = Field(default=None, ge=1)
-    timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    retries: int = Field(default=4, ge=0, le=100)
-    max_tokens: int = Field(default=16, ge=1)
-    constrained: Literal["auto", "choice", "schema", "off"] = "auto"
-    price_in: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    price_out: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    max_failures: float = Field(default=0.01, ge=0, le=1)
-    cache: str = ""
-    memory_share: float = Field(default=0.4, gt=0, le=1)
-    context: int = Field(default=4096, ge=128)
-    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    kind: Literal["rules", "openai", "vllm"] = Field(
+        description="rules, openai (any compatible server) or vllm (an engine in this process)"
+    )
+    model: str = Field(default="", description="The model's name on the server; for vllm a folder or hub id")
+    base_url: str = Field(default=OPENAI_URL, description="The server's address")
+    prompt: Literal["binary", "simpleqa"] = Field(
+        default="binary", description="The rubric: binary (right or wrong) or simpleqa (right, wrong or not attempted)"
+    )
+    without: tuple[str, ...] = Field(default=(), description="Names of rules that are switched off")
+    concurrency: int = Field(
+        default=32, ge=1, description="Calls under way at once, over all ranks of a distributed run together"
+    )
+    requests_per_minute: int | None = Field(default=None, ge=1, description="Rate limit, over all ranks; None for none")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="The same, by estimated tokens")
+    timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False, description="Seconds that one call may take")
+    retries: int = Field(default=4, ge=0, le=100, description="Further tries of a call")
+    max_tokens: int = Field(default=16, ge=1, description="Longest reply; a judge that thinks aloud needs more")
+    constrained: Literal["auto", "choice", "schema", "off"] = Field(
+        default="auto",
+        description="How the server is told to allow no reply but the labels: choice (vLLM), schema (OpenAI), off, or "
+        "auto, which takes the first one that the server takes",
+    )
+    price_in: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Dollars per million prompt tokens")
+    price_out: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Dollars per million tokens of replies"
+    )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Dollars, over all ranks, after which no call is made; those under way are paid all the same",
+    )
+    max_failures: float = Field(default=0.01, ge=0, le=1, description="Share of answers that may stay ungraded")
+    cache: str = Field(default="", description='File of the replies, or "off"')
+    memory_share: float = Field(default=0.4, gt=0, le=1, description="Share of a GPU's memory that vllm takes")
+    context: int = Field(default=4096, ge=128, description="Longest prompt and reply of vllm, in tokens")
+    api_key: SecretStr | None = Field(
+        default=None, exclude=True, repr=False, description="The key of the server; never shown or written"
+    )
 
     @property
     def priced(self) -> bool:
@@ -157,9 +152,17 @@ def judge_settings(metadata: Mapping[str, Any] | None = None, default: str | Non
         raise RequestError(f"judge: metadata wants a name or a mapping of settings, not {stated!r}")
     if leaked := [name for name in stated if "key" in str(name).lower()]:
         raise RequestError(f"judge: {leaked[0]!r} in metadata would be written to results; set OPENAI_API_KEY instead")
+    known = {*VARIABLES.values(), "CLOSEDBOOK_JUDGE"}
+    if unknown := sorted(v for v in os.environ if v.startswith("CLOSEDBOOK_JUDGE") and v not in known):
+        raise RequestError(f"judge: there is no variable {unknown[0]}; there are {', '.join(sorted(known))}")
     environment = {name: os.environ.get(variable) for name, variable in VARIABLES.items()}
     given = {name: value for name, value in environment.items() if value} | dict(stated)
     if "kind" not in given:
+        if stray := [name for name in ("model", "base_url") if name in given]:
+            raise RequestError(
+                f"judge: {stray[0]} is set and no kind of judge; ask for one with --judge or CLOSEDBOOK_JUDGE: "
+                "openai or vllm"
+            )
         if default is None:
             return None
         given["kind"] = default
@@ -173,9 +176,10 @@ def judge_settings(metadata: Mapping[str, Any] | None = None, default: str | Non
         )
         raise RequestError(f"judge: {'.'.join(map(str, first['loc'])) or 'budget'}: {first['msg']}{shown}") from None
     if settings.kind != "rules" and not settings.model:
-        raise RequestError(f"judge: {settings.kind} needs a model; set CLOSEDBOOK_JUDGE_MODEL")
+        raise RequestError(f"judge: {settings.kind} needs a model; give --judge-model or set CLOSEDBOOK_JUDGE_MODEL")
     if settings.kind == "openai" and settings.api_key is None and settings.base_url == OPENAI_URL:
         raise RequestError(
-            "judge: openai needs a key; set OPENAI_API_KEY, or CLOSEDBOOK_JUDGE_BASE_URL for a local server"
+            "judge: openai needs a key; set OPENAI_API_KEY, or name a local server with --judge-url or "
+            "CLOSEDBOOK_JUDGE_BASE_URL"
         )
     return settings

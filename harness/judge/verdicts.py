@@ -57,12 +57,17 @@ class Triple:
         """
         if not isinstance(row, Mapping):
             raise ValueError("it is no object")
+        for name in ("question", "golds", "answer"):
+            if row.get(name) is None:
+                raise ValueError(f"it has no {name}")
         for name in ("question", "answer"):
-            if not isinstance(row.get(name), str):
+            if not isinstance(row[name], str):
                 raise ValueError(f"{name} is no text")
-        golds = row.get("golds")
-        if not isinstance(golds, list | tuple) or not golds or not all(isinstance(gold, str) for gold in golds):
+        golds = row["golds"]
+        if not isinstance(golds, list | tuple) or not all(isinstance(gold, str) for gold in golds):
             raise ValueError("golds is no list of texts")
+        if not golds:
+            raise ValueError("golds is an empty list")
         return cls(row["question"], tuple(golds), row["answer"])
 
 
@@ -88,14 +93,23 @@ class Judge(Protocol):
         """
         ...
 
-    def stream(self, triples: Iterable[Triple], total: int | None = None) -> Iterator[Judgement]:
+    def stream(
+        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False
+    ) -> Iterator[Judgement]:
         """One judgement per triple, in order, in memory that does not grow. Failures are returned, never raised.
 
-        `total` is how many there will be, for the progress bar.
+        Args:
+            triples: What is judged.
+            total: How many there will be, for the progress bar.
+            preflight: Whether to do `preflight` if and when a call turns out to be needed, which may raise.
         """
         ...
 
-    def grade(self, triples: Iterable[Triple]) -> list[Judgement]:
+    def decided_by(self, triple: Triple) -> str:
+        """The rule that decides a triple, or "model" where none does."""
+        ...
+
+    def grade(self, triples: Iterable[Triple], *, preflight: bool = False) -> list[Judgement]:
         """The same as a list."""
         ...
 

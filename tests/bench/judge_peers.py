@@ -60,7 +60,6 @@ def lighteval(url: str, count: int, concurrency: int) -> float:
         model="bench", templates=template, process_judge_response=lambda reply: reply, judge_backend="openai", url=url,
         max_tokens=16,
     )  # fmt: skip
-    judge.response_format = __import__("openai").NOT_GIVEN
     questions = ["who wrote the long book about the sea"] * count
     start = time.perf_counter()
     judge.evaluate_answer_batch(

@@ -117,7 +117,7 @@ def test_no_labels_are_refused(labels, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(RequestError, match="holds no labels; give"):
         calibrate(tmp_path / "empty.jsonl", RulesJudge())
-    with pytest.raises(RequestError, match="holds no labels of nobody; give"):
+    with pytest.raises(RequestError, match=r"holds no labels of nobody; there are s, t$"):
         calibrate(labels, RulesJudge(), systems=["nobody"])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ COMMANDS = [
     "judge grade",
     "judge calibrate",
     "judge attack",
+    "judge settings",
 ]
 
 
@@ -211,13 +213,24 @@ def test_a_spent_budget_ends_with_1_and_the_next_run_asks_for_the_rest(closedboo
         assert sum("town" in prompt for prompt in server.prompts) == 6
 
 
+def labels(answers):
+    """The same lines with what people said."""
+    rows = [json.loads(line) | {"correct": True} for line in answers.read_text().splitlines() if line]
+    path = answers.with_name("labels.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def test_a_dry_run_counts_and_asks_nobody(closedbook, answers):
     flags = ["--judge", "openai", "--judge-model", "m", "--judge-url", "http://127.0.0.1:9/v1", "--dry-run"]
     code, out, _ = closedbook("judge", "grade", answers, *flags, "--json")
     assert (code, json.loads(out)["calls"], json.loads(out)["dollars"]) == (0, 6, None)
     code, out, _ = closedbook("judge", "grade", answers, *flags, "--judge-set", "price_in=2")
-    assert out.startswith("6 calls at most, about ")
+    assert out.startswith("6 calls at most and one to try the judge, about ")
     assert "cost about $0.00" in out
+    for rows in (["judge", "calibrate", labels(answers)], ["judge", "attack"]):
+        code, out, _ = closedbook(*rows, *flags, "--json")
+        assert code == 0 and json.loads(out)["calls"] > 0
     code, out, _ = closedbook("eval", "no/model", "--limit", 3, *flags, "--json")
     assert (code, json.loads(out)["calls"]) == (0, 3)
     assert closedbook("eval", "no/model", "--dry-run")[:2] == (0, "0 calls: rules grade all answers\n")
@@ -279,13 +292,29 @@ def test_the_module_runs_as_a_command():
     assert (done.returncode, done.stdout) == (0, f"{tasks_dir()}\n")
 
 
+def test_a_title_names_the_judge_and_what_differs_from_the_usual_one(closedbook, answers):
+    _, out, _ = closedbook("judge", "grade", answers, "--judge-set", "without=name", "--judge-set", "prompt=simpleqa")
+    assert out.startswith("Grades; judge: rules; prompt simpleqa; without name\n")
+
+
+def test_every_setting_of_a_judge_is_explained_and_those_in_the_docs_are_the_same(closedbook):
+    _, out, _ = closedbook("judge", "settings", "--json")
+    settings = json.loads(out)
+    assert all(row["meaning"] for row in settings.values())
+    docs = (Path(__file__).parents[2] / "docs" / "judge.md").read_text()
+    told = set(re.findall(r"`(\w+)`", docs.split("| setting |")[1].split("\n\n")[0]))
+    assert set(settings) - {"kind", "model", "base_url", "api_key"} <= told
+    _, out, _ = closedbook("judge", "settings")
+    assert "\nconcurrency [default: 32]\n" in out and "CLOSEDBOOK_JUDGE_CONCURRENCY" in out
+
+
 def test_an_answer_may_hold_any_character_that_json_allows(closedbook, tmp_path):
     answers = tmp_path / "answers.jsonl"
     row = {"question": "q", "golds": ["Paris"], "answer": "Paris\u2028\u0085"}
     answers.write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
     assert closedbook("judge", "grade", answers, "--json")[0] == 0
     (line,) = graded(tmp_path / "answers.graded.jsonl")
-    assert line == row | {"grade": "correct"}
+    assert line == row | {"grade": "correct", "decided_by": "exact"}
 
 
 def test_a_ledger_that_cannot_be_written_is_one_line(closedbook, tmp_path):

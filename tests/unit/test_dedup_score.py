@@ -110,20 +110,20 @@ def test_empty_lines_are_skipped(write: Write) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "JSONDecodeError: "),
-        ("[]", "TypeError: it is not an object with a benchmark's name"),
-        ("{}", "KeyError: 'benchmark'"),
+        ("{", "it is no JSON"),
+        ("[]", "it is not an object with a benchmark's name"),
+        ("{}", "it has no benchmark"),
         (
             json.dumps(pair(True, "same_fact") | {"benchmark": 7}),
-            "TypeError: it is not an object with a benchmark's name",
+            "it is not an object with a benchmark's name",
         ),
-        (json.dumps(pair(True, "same")), "ValueError: label 'same' is none of different_fact, same_fact, "),
-        (json.dumps(pair(True, "same_fact") | {"label": []}), "TypeError: "),
-        (json.dumps(pair(True, "same_fact") | {"test_golds": "river"}), "TypeError: test_question must be a text and"),
-        (json.dumps(pair(True, "same_fact") | {"train_golds": [7]}), "TypeError: train_question must be a text and"),
+        (json.dumps(pair(True, "same")), "label 'same' is none of different_fact, same_fact, "),
+        (json.dumps(pair(True, "same_fact") | {"label": []}), "unhashable type"),
+        (json.dumps(pair(True, "same_fact") | {"test_golds": "river"}), "test_question must be a text and"),
+        (json.dumps(pair(True, "same_fact") | {"train_golds": [7]}), "train_question must be a text and"),
         (
             json.dumps(pair(True, "same_fact") | {"train_question": None}),
-            "TypeError: train_question must be a text and",
+            "train_question must be a text and",
         ),
     ],
 )

@@ -18,7 +18,8 @@ from closedbook.harness.judge import (
     judge_settings,
     make_judge,
 )
-from closedbook.harness.judge.cascade import KNOWN
+from closedbook.harness.judge.cascade import KNOWN, VERDICT_TOKENS, Spending
+from closedbook.harness.judge.reply_cache import Call
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages
 from closedbook.harness.testing import JudgeServer, Reply
 
@@ -88,7 +89,7 @@ def test_judging_works_inside_a_running_event_loop():
 def test_an_unreachable_judge_is_found_out_before_the_model_runs():
     settings = JudgeSettings(kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
     with pytest.raises(
-        WorkError, match=r"judge 'm' at http://127.0.0.1:9/v1 cannot answer now: no connection: [^\n]+; check"
+        WorkError, match=r"judge 'm' at http://127.0.0.1:9/v1 cannot answer now: no connection: [^\n]+; start it"
     ):
         make_judge(settings).preflight()
 
@@ -136,13 +137,54 @@ def test_a_key_in_metadata_is_refused_because_metadata_is_written_to_results():
 def test_a_configured_judge_without_its_key_says_which_variable_to_set(monkeypatch):
     monkeypatch.setenv("CLOSEDBOOK_JUDGE", "openai")
     monkeypatch.setenv("CLOSEDBOOK_JUDGE_MODEL", "m")
-    with pytest.raises(RequestError, match="set OPENAI_API_KEY, or CLOSEDBOOK_JUDGE_BASE_URL"):
+    with pytest.raises(RequestError, match="set OPENAI_API_KEY, or name a local server"):
         judge_settings()
 
 
 def test_a_configured_judge_without_a_model_says_which_variable_to_set():
-    with pytest.raises(RequestError, match="needs a model; set CLOSEDBOOK_JUDGE_MODEL"):
+    with pytest.raises(RequestError, match="needs a model; give --judge-model or set CLOSEDBOOK_JUDGE_MODEL"):
         judge_settings({"judge": "openai"})
+
+
+def test_a_misspelt_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("CLOSEDBOOK_JUDGE_CONCURENCY", "3")
+    with pytest.raises(RequestError, match="no variable CLOSEDBOOK_JUDGE_CONCURENCY; there are CLOSEDBOOK_JUDGE, "):
+        judge_settings()
+
+
+@pytest.mark.parametrize("stated", [{"model": "m"}, {"base_url": "http://127.0.0.1:9/v1"}])
+@pytest.mark.parametrize("default", [None, "rules"])
+def test_a_model_without_a_kind_of_judge_is_refused(stated, default):
+    with pytest.raises(RequestError, match=f"{next(iter(stated))} is set and no kind of judge"):
+        judge_settings({"judge": stated}, default)
+
+
+def test_rules_may_be_asked_for_where_a_model_is_configured(monkeypatch):
+    monkeypatch.setenv("CLOSEDBOOK_JUDGE_MODEL", "m")
+    assert judge_settings({"judge": "rules"}).kind == "rules"
+
+
+@pytest.mark.parametrize(("prompt", "grade"), [("binary", Grade.INCORRECT), ("simpleqa", Grade.NOT_ATTEMPTED)])
+def test_an_answer_that_says_nothing_gets_the_grade_of_the_prompt_from_rules_too(prompt, grade):
+    judge = make_judge(JudgeSettings(kind="rules", prompt=prompt))
+    assert judge.grade([Triple("q", ("Paris",), "..."), Triple("q", ("Paris",), "Rome")]) == [grade, Grade.INCORRECT]
+
+
+def test_only_a_call_that_is_needed_tries_the_judge_first():
+    triples = [
+        Triple("q", ("Paris",), "Paris"),
+        Triple("q", ("Paris",), "..."),
+        Triple("who wrote it", ("Some Body",), "One Else"),
+    ]
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge = llm(server)
+        assert judge.grade(triples[:2], preflight=True) == [Grade.CORRECT, Grade.INCORRECT]
+        assert server.prompts == []
+        assert judge.grade(triples, preflight=True)[2] is Grade.CORRECT
+        assert judge.grade(triples, preflight=True)[2] is Grade.CORRECT
+        assert len(server.prompts) == 2
+    with pytest.raises(WorkError, match="cannot answer now"):
+        llm(server).grade([Triple("who wrote it", ("Some Body",), "another")], preflight=True)
 
 
 @pytest.mark.parametrize(
@@ -444,6 +486,35 @@ def test_a_plan_counts_calls_and_makes_none():
         assert (plan.answers, plan.repeated, plan.cached, plan.by_rule, plan.calls) == (4, 1, 1, 1, 1)
         assert plan.dollars == pytest.approx(plan.prompt_tokens / 1e6)
         assert len(server.requests) == 1
+
+
+def test_a_plan_adds_up_what_needs_no_call_and_what_the_replies_will_cost():
+    with JudgeServer(lambda prompt: "0.0") as server:
+        judge = llm(server, price_in=1.0, price_out=1000.0)
+        judge.grade(triples("Marlowe", "Bacon"))
+        plan = judge.plan(triples("Marlowe", "Bacon", "William Shakespeare", "...", "Kyd", "Greene"))
+        assert (plan.cached, plan.by_rule, plan.calls) == (2, 2, 2)
+        assert plan.dollars == pytest.approx((plan.prompt_tokens + 2 * VERDICT_TOKENS * 1000) / 1e6)
+
+
+def test_the_cost_of_a_judge_without_prices_is_unknown():
+    with JudgeServer(lambda prompt: "0.0") as server:
+        assert llm(server).plan(triples("Marlowe")).dollars is None
+
+
+def test_spending_adds_up_over_calls():
+    spent = Spending()
+    spent.pay(Call("m", "s", 10, 2, 0.5))
+    spent.pay(Call("m", "s", 5, 1, 0.25))
+    assert (spent.calls, spent.prompt_tokens, spent.completion_tokens, spent.dollars) == (2, 15, 3, 0.75)
+
+
+def test_a_judge_that_calls_a_right_answer_wrong_is_warned_of(caplog):
+    with JudgeServer(lambda prompt: "0.0") as server:
+        llm(server).preflight()
+        assert caplog.messages == [
+            f"judge 'm' at {server.url} calls {KNOWN.answer!r} wrong; calibrate it before you trust it"
+        ]
 
 
 @pytest.mark.parametrize(("setting", "value"), [("requests_per_minute", 600), ("tokens_per_minute", 120_000)])

@@ -203,3 +203,8 @@ def test_data_cannot_close_its_block_in_the_judges_prompt(tag):
 )
 def test_data_becomes_one_line_of_inert_text(text, shown):
     assert inert(text) == shown
+
+
+@pytest.mark.parametrize("mark", ["\ufe00", "\ufe0f", "\U000e0100", "\U000e01ef"])
+def test_every_variation_selector_is_removed(mark):
+    assert inert(f"a{mark}b") == "ab"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from closedbook.harness.statistics import Estimate, mean_over_tasks, proportion, wilson
+from closedbook.harness.statistics import Confusion, Estimate, kappa, mean_over_tasks, proportion, wilson
 
 
 def test_wilson_gives_the_textbook_interval():
@@ -45,3 +45,8 @@ def test_a_mean_over_tasks_weighs_every_task_the_same():
 
 def test_a_mean_over_tasks_is_not_known_where_a_task_is_not():
     assert mean_over_tasks([wilson(1, 10), wilson(0, 0)]) == Estimate(None, None, None, 10)
+
+
+def test_a_judge_that_always_says_the_same_has_a_kappa_of_zero_and_no_interval() -> None:
+    agreement = kappa(Confusion(true_positive=7, false_positive=3))
+    assert (agreement.value, agreement.low, agreement.high, str(agreement)) == (0.0, None, None, "0.0 [-]")
