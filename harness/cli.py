@@ -25,8 +25,10 @@ from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, 
 from closedbook.harness.statistics import Estimate
 
 if TYPE_CHECKING:
+    from closedbook.harness.dedup import Decider
     from closedbook.harness.evaluate import Evaluation
     from closedbook.harness.judge import Judge, JudgeSettings, Tally, Triple
+    from closedbook.harness.judge.asker import Spending
     from closedbook.harness.judge.cascade import Plan
     from closedbook.harness.manifests import Manifest
 
@@ -65,6 +67,13 @@ JudgeSetFlag = Annotated[
         show_default=False,
     ),
 ]
+DeciderFlag = Annotated[
+    str,
+    typer.Option(help="rules, llm (a model decides all pairs), or cascade (rules what is certain, a model the rest)."),
+]
+DeciderKindFlag = Annotated[str | None, typer.Option(help="Of a deciding model: openai or vllm.")]
+DeciderModelFlag = Annotated[str | None, typer.Option(help="Its name; else CLOSEDBOOK_JUDGE_MODEL.")]
+DeciderUrlFlag = Annotated[str | None, typer.Option(help="Its server; else CLOSEDBOOK_JUDGE_BASE_URL.")]
 BudgetFlag = Annotated[
     float | None, typer.Option(help="Stop judging after so many dollars; needs price_in, price_out.")
 ]
@@ -335,35 +344,53 @@ def splits_build(
         Path | None, typer.Option(help="Folder for the manifests; by default where the tasks read them.")
     ] = None,
     ledger: Annotated[Path | None, typer.Option(help="Also write every compared pair here, as JSON Lines.")] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="Also compare questions of like meaning: minilm, or any sentence-transformers model."),
+    ] = None,
+    decider: DeciderFlag = "rules",
+    judge: DeciderKindFlag = None,
+    judge_model: DeciderModelFlag = None,
+    judge_url: DeciderUrlFlag = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_failures: MaxFailuresFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Build the manifests from the sources; the same sources give the same bytes.
 
-    When all benchmarks are built, overlaps between them are written too.
+    When all benchmarks are built, overlaps between them are written too. With a model as decider its replies are kept,
+    so a build that was killed goes on from there.
     """
-    from closedbook.harness import dedup, splits
+    from closedbook.harness import splits
+    from closedbook.harness.dedup.decisions import to_json
+    from closedbook.harness.dedup.embeddings import embedder
     from closedbook.harness.files import written_aside
     from closedbook.harness.manifests import write_manifest
 
     if drop not in ("test", "train"):
         raise RequestError(f"--drop is test or train, not {drop!r}")
     seed = splits.SEED if seed is None else seed
+    settings = _decider_settings(decider, judge, judge_model, judge_url, judge_set, budget, max_failures)
+    chosen = _make_decider(decider, settings)
+    embed = embedder(embeddings) if embeddings else None
     built = {}
     with ExitStack() as stack:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"decider": chosen, "embed": embed}
         if ledger:
             lines = stack.enter_context(written_aside(ledger))
-            options["record"] = lambda decision: lines.write(dedup.to_json(decision) + "\n")
+            options["record"] = lambda decision: lines.write(to_json(decision) + "\n")
         for name in track(_chosen(names), "building manifests", console=people, transient=True):
             built[name] = splits.build(name, drop=drop, seed=seed, **options)  # type: ignore[arg-type]  # checked above
             write_manifest(built[name], out)
     if not names:
         with people.status("looking for overlaps between benchmarks"):
-            splits.write_overlaps(splits.find_overlaps(out), out)
+            splits.write_overlaps(splits.find_overlaps(out, chosen, embed=embed), out)
     if as_json:
         print_json(_summary(built))
     else:
         _print_manifests(built)
+    _end_deciding(chosen, settings)
 
 
 def _summary(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, object]]:
@@ -425,24 +452,230 @@ def tasks_list() -> None:
 
 @dedup_app.command("score")
 def dedup_score(
-    pairs: Annotated[Path, typer.Argument(help="Labelled pairs, JSON Lines.")], as_json: JsonFlag = False
+    pairs: Annotated[Path, typer.Argument(help="Labelled pairs, JSON Lines.")],
+    decider: DeciderFlag = "rules",
+    judge: DeciderKindFlag = None,
+    judge_model: DeciderModelFlag = None,
+    judge_url: DeciderUrlFlag = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_failures: MaxFailuresFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Precision, recall and F1 of the decider that the manifests use, on labelled pairs.
+    """Precision, recall and F1 of a decider on labelled pairs.
 
     A line holds benchmark, test_question, test_golds, train_question, train_golds and label: same_fact counts as
-    positive, different_fact and same_string_diff_entity as negative, unsure is ignored.
-    """
-    from closedbook.harness.dedup_score import score_pairs
+    positive, different_fact and same_string_diff_entity as negative, unsure is ignored. A pair that the decider is
+    unsure of counts as positive, as it does when questions are dropped.
 
-    figures = score_pairs(pairs)
+    With a model: `closedbook dedup score pairs.jsonl --decider llm --judge openai --judge-model NAME --judge-url URL`.
+    """
+    from closedbook.harness.dedup.score import score_pairs
+
+    settings = _decider_settings(decider, judge, judge_model, judge_url, judge_set, budget, max_failures)
+    chosen = _make_decider(decider, settings)
+    figures = score_pairs(pairs, chosen)
     if as_json:
         print_json(figures)
     else:
         names = ("precision", "recall", "f1")
         _table(
-            "same_fact",
+            f"same_fact; decider: {decider}",
             ["", *names],
             [[group, *(f"{entry[n]}\nn = {entry[n].n}" for n in names)] for group, entry in figures.items()],
+        )
+    _end_deciding(chosen, settings)
+
+
+@dedup_app.command("explain")
+def dedup_explain(
+    question_id: Annotated[str, typer.Argument(help="Id of a question, as the manifests list it.")],
+    ledger: Annotated[
+        Path | None, typer.Option(help="Ledger of `splits build --ledger`; without one the rules decide again.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the manifests.", show_default=False)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Why was this question dropped, or why was it not? Shows it beside all that it was compared with."""
+    from closedbook.harness.dedup.ledger import explain
+
+    with people.status("comparing"):
+        found = explain(question_id, ledger, folder)
+    if as_json:
+        print_json({"row": found.row, "compared": [decision for decision, _ in found.compared]})
+        return
+    row = found.row
+    place = (
+        f"dropped from {row.dropped_from}: {row.rule}, {row.contained_in}" if row.dropped_from else f"in {row.split}"
+    )
+    typer.echo(f"{found.question.question}\n  = {' / '.join(found.question.answers[:5])}\n  {place}")
+    _table(
+        "Compared with",
+        ["verdict", "rule", "score", "question", "answers", "id"],
+        [
+            [d.verdict, d.rule, f"{d.score:.2f}", q.question, " / ".join(q.answers[:3]), d.candidate]
+            for d, q in found.compared
+        ],
+        whole=False,
+    )
+
+
+@dedup_app.command("diff")
+def dedup_diff(
+    first: Annotated[Path, typer.Argument(help="A ledger, as `splits build --ledger` writes it.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """What would change with another decider? Compares two ledgers."""
+    from closedbook.harness.dedup.ledger import diff
+
+    found = diff(first, second)
+    if as_json:
+        print_json(found)
+        return
+    for title, decisions in (
+        ("dropped by the first alone", found.only_first),
+        ("by the second alone", found.only_second),
+    ):
+        _table(
+            f"{title}: {len(decisions)} questions",
+            ["question", "contained in", "rule", "score", "decider"],
+            [[d.question, d.candidate, d.rule, f"{d.score:.2f}", d.decider] for d in decisions[:20]],
+        )
+    rows = [[change, count] for change, count in found.verdicts.items()]
+    _table(f"Verdicts that differ, of {found.pairs} pairs in both", ["first -> second", "pairs"], rows)
+
+
+@dedup_app.command("contamination")
+def dedup_contamination(
+    folder: Annotated[Path | None, typer.Option(help="Folder of the manifests.", show_default=False)] = None,
+) -> None:
+    """Print, as Markdown, how many test questions of each benchmark its training questions state, and why."""
+    from closedbook.harness.dedup.contamination import contamination
+
+    sys.stdout.write(contamination(folder))
+
+
+def _decider_settings(
+    decider: str,
+    judge: str | None,
+    model: str | None,
+    url: str | None,
+    further: list[str] | None,
+    budget: float | None,
+    max_failures: float | None,
+) -> JudgeSettings | None:
+    """The model that decides; None where rules do."""
+    if decider not in ("rules", "llm", "cascade"):
+        raise RequestError(f"--decider is rules, llm or cascade, not {decider!r}")
+    if decider == "rules":
+        return None
+    settings = _judge_settings(judge, model, url, further, budget, max_failures)
+    if settings.kind == "rules":
+        raise RequestError(f"--decider {decider} needs a model: --judge openai or --judge vllm, with --judge-model")
+    return settings
+
+
+def _make_decider(decider: str, settings: JudgeSettings | None) -> Decider:
+    from closedbook.harness.dedup import rules
+    from closedbook.harness.dedup.llm import LLMDecider
+
+    return rules if settings is None else LLMDecider(settings, rules_first=decider == "cascade")
+
+
+def _end_deciding(decider: Decider, settings: JudgeSettings | None) -> None:
+    """Spending and failures of a model that decided; exit code 1 where too many pairs failed."""
+    from closedbook.harness.dedup.llm import LLMDecider
+
+    if settings is None or not isinstance(decider, LLMDecider):
+        return
+    _print_spent(decider.asker.spending, settings)
+    if decider.failures:
+        said = f"{decider.failures.total()} of {decider.decided} pairs could not be decided ({dict(decider.failures)})"
+        if decider.failure_rate > settings.max_failures:
+            raise WorkError(f"{said}; the rest is kept in the cache; the same command again asks for what is missing")
+        people.print(f"note: {said}", highlight=False, markup=False, soft_wrap=True)
+
+
+@dedup_app.command("run")
+def dedup_run(
+    train: Annotated[
+        str, typer.Option(help="Your training set: a .jsonl, .csv or .parquet file, or a data set's id on the hub.")
+    ],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="nq, triviaqa, popqa, simpleqa or worldfacts, as often as needed; all unless named."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which of our questions: test, validation or both.")] = "test",
+    question_column: Annotated[
+        str | None,
+        typer.Option(help="Else the first there is of question, prompt, instruction, problem, input, query."),
+    ] = None,
+    answer_column: Annotated[
+        str | None,
+        typer.Option(help="A text or a list of texts; else answer, answers, output, response, ..., or none."),
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Else rows are numbered from 1.")] = None,
+    train_config: Annotated[str | None, typer.Option(help="Configuration of a data set on the hub.")] = None,
+    train_split: Annotated[str, typer.Option(help="Split of a data set on the hub.")] = "train",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; dedup-NAME unless named.")] = None,
+    fail_on_match: Annotated[bool, typer.Option("--fail-on-match", help="Exit with 1 if a row matches.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Which rows of your training set state a fact that our test asks for? Writes your rows without them.
+
+    Example: `closedbook dedup run --train my_sft.jsonl --against popqa --against nq` writes to `dedup-my_sft/`
+    `report.json` (counts by benchmark and rule), `matches.jsonl` (your row and the id of our question, a line a match)
+    and `filtered.jsonl` (your other rows, as they were). A row matches if it asks for the same fact in any words, in
+    reverse too, and its answer agrees. One without answers is compared by words alone and is UNSURE at most; unsure
+    rows are taken out too. `--train owner/name --train-split train` reads the hub. Killed? The same command goes on.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from closedbook.harness.dedup.own_data import Request, find
+
+    request = Request(
+        train,
+        tuple(against or ("all",)),
+        split,
+        question_column,
+        answer_column,
+        id_column,
+        train_config,
+        train_split,
+        out,
+    )
+    shown = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*shown, console=people, transient=True, disable=not people.is_terminal) as bar:
+        task = bar.add_task("reading rows", total=None)
+        done = find(request, lambda rows, of: bar.update(task, description="comparing rows", completed=rows, total=of))
+    if as_json:
+        print_json(done.report)
+    else:
+        _print_matches(done.report)
+    people.print(f"results: {done.folder}", highlight=False, markup=False, soft_wrap=True)
+    if fail_on_match and done.report["contained"]["rows"]:
+        raise typer.Exit(1)
+
+
+def _print_matches(report: Mapping[str, Any]) -> None:
+    rows = report["rows"]
+    noted = {f"skipped, {reason}": count for reason, count in rows["skipped"].items()}
+    noted |= {name.replace("_", " "): rows[name] for name in ("without_answers", "cut", "duplicate_ids")}
+    notes = "".join(f"; {name}: {count:,}" for name, count in noted.items() if count)
+    _table(
+        f"{rows['read']:,} rows read{notes}",
+        ["", "your rows", "our questions", "of"],
+        [
+            [name, f"{of['rows']:,}", f"{of['questions']:,}", f"{of['asked']:,}" if "asked" in of else None]
+            for name, of in {"all": report["contained"], **report["by_benchmark"]}.items()
+        ],
+    )
+    if report["by_rule"]:
+        _table(
+            "By rule",
+            ["rule", "your rows", "our questions"],
+            [[rule, f"{of['rows']:,}", f"{of['questions']:,}"] for rule, of in report["by_rule"].items()],
         )
 
 
@@ -612,12 +845,15 @@ def _print_spending(judge: Judge) -> None:
     from closedbook.harness.judge import LLMJudge
 
     if isinstance(judge, LLMJudge):
-        spent = judge.spending
-        money = f", ${spent.dollars:.4f}" if judge.settings.priced else ""
-        people.print(
-            f"judge: {spent.calls} calls, {spent.prompt_tokens:,} + {spent.completion_tokens:,} tokens{money}",
-            highlight=False,
-        )
+        _print_spent(judge.spending, judge.settings)
+
+
+def _print_spent(spent: Spending, settings: JudgeSettings) -> None:
+    money = f", ${spent.dollars:.4f}" if settings.priced else ""
+    people.print(
+        f"model: {spent.calls} calls, {spent.prompt_tokens:,} + {spent.completion_tokens:,} tokens{money}",
+        highlight=False,
+    )
 
 
 def _complain(message: str) -> None:

@@ -70,8 +70,8 @@ def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[TextIO]:
-    """A file to write piece by piece, which takes its name only when it is whole; a link is followed.
+def renamed_when_whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when all went well; a link is followed.
 
     Raises:
         RequestError: Something stands at `path` that is no regular file: a folder, a device.
@@ -83,10 +83,7 @@ def written_aside(path: Path) -> Iterator[TextIO]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
         aside.replace(path)
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -94,6 +91,20 @@ def written_aside(path: Path) -> Iterator[TextIO]:
     finally:
         with suppress(OSError):  # gone already where all went well, or never made
             aside.unlink()
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[TextIO]:
+    """A text file to write piece by piece, which takes its name only when it is whole; a link is followed.
+
+    Raises:
+        RequestError: Something stands at `path` that is no regular file: a folder, a device.
+        WorkError: The file cannot be written (no space, no permission); what stood at `path` is untouched.
+    """
+    with renamed_when_whole(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

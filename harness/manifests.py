@@ -37,6 +37,7 @@ class Row:
         split: "train", "validation", "test" or "dropped".
         dropped_from: The split that the question was dropped from.
         contained_in: Id of the question that states the same fact.
+        verdict: "contained", or "unsure", which drops a question too.
         decider: Who decided, with its version.
         rule: The rule that decided.
         score: Similarity that the decider saw.
@@ -46,6 +47,7 @@ class Row:
     split: str
     dropped_from: str | None = None
     contained_in: str | None = None
+    verdict: str | None = None
     decider: str | None = None
     rule: str | None = None
     score: float | None = None
@@ -80,6 +82,7 @@ class Manifest:
         seed: Seed of the random partition.
         drop: Side that a contained pair is dropped from, "test" or "train".
         decider: Name and version of the decider.
+        retrieval: Name and version of what finds the pairs that are compared.
         wanted: Questions of each split that were asked for; a source may have fewer.
         sources: What is known of each split of the source.
     """
@@ -89,6 +92,7 @@ class Manifest:
     seed: int
     drop: str
     decider: str
+    retrieval: str
     wanted: Mapping[str, int]
     sources: Mapping[str, Pin]
     rows: tuple[Row, ...]

@@ -41,6 +41,7 @@ class Benchmark:
         required: Columns that a usable row has filled.
         metadata: Our name of each column that is kept beside the question.
         inverse: Relations that state the fact of another one with subject and object exchanged.
+        forms: How the questions on each relation read, `{}` for the subject, where they were made from forms.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Benchmark:
     required: Sequence[str] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     inverse: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def partitioned(self) -> bool:

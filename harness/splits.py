@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from closedbook.harness import dedup
-from closedbook.harness.dedup import Decider, Decision, decide_by_rules
+from closedbook.harness.dedup import Decider, Decision, Embed, rules
 from closedbook.harness.errors import ManifestError, RequestError
 from closedbook.harness.files import read_jsonl, write_text
 from closedbook.harness.manifests import (
@@ -35,6 +35,7 @@ from closedbook.harness.questions import Question
 from closedbook.harness.sources import Benchmark, Source, benchmark, benchmarks, read_source
 
 SEED = 2605
+RETRIEVAL = "words-2"  # name and version of the retrievers that see words; a change of any candidate is a new version
 Drop = Literal["test", "train"]
 OVERLAPS = "overlaps.jsonl"
 
@@ -88,8 +89,9 @@ def _no_record(_: Decision) -> None:
 def deduplicate(
     splits: Splits,
     drop: Drop = "test",
-    decider: Decider = decide_by_rules,
+    decider: Decider = rules,
     record: Callable[[Decision], None] = _no_record,
+    embed: Embed | None = None,
 ) -> Splits:
     """Drop contained questions from test (or train), then from validation; idempotent.
 
@@ -98,10 +100,11 @@ def deduplicate(
         drop: Which question of a contained pair goes.
         decider: Decides each candidate pair.
         record: Called once with the decision on every pair, for a ledger.
+        embed: Embeddings, for further candidates.
     """
 
     def decide(queries: list[Question], pool: list[Question]) -> list[Decision]:
-        decisions = list(dedup.ledger(queries, pool, decider))
+        decisions = list(dedup.compare(queries, pool, decider, embed))
         for decision in decisions:
             if (pair := (decision.question, decision.candidate)) not in recorded:  # drop="train" looks more than once
                 recorded.add(pair)
@@ -141,8 +144,9 @@ def build(
     name: str,
     drop: Drop = "test",
     seed: int = SEED,
-    decider: Decider = decide_by_rules,
+    decider: Decider = rules,
     record: Callable[[Decision], None] = _no_record,
+    embed: Embed | None = None,
 ) -> Manifest:
     """The manifest of a benchmark, from its source; `deduplicate` explains the arguments.
 
@@ -158,7 +162,7 @@ def build(
         deciders.add(decision.decider)
         record(decision)
 
-    splits = deduplicate(draw(chosen, train, test, seed), drop, decider, note)
+    splits = deduplicate(draw(chosen, train, test, seed), drop, decider, note, embed)
     rows = [Row(question.id, split) for split in SPLITS for question in getattr(splits, split)]
     rows += [_dropped_row(side, decision) for side, decision in splits.dropped]
     sources = {source.split: pin(source, pinned=source is test) for source in (train, test)}
@@ -169,6 +173,7 @@ def build(
         seed=seed,
         drop=drop,
         decider=" + ".join(sorted(deciders)),
+        retrieval=RETRIEVAL if embed is None else f"{RETRIEVAL} + dense",
         wanted=wanted,
         sources=sources,
         rows=tuple(sorted(rows, key=lambda row: row.id)),
@@ -181,6 +186,7 @@ def _dropped_row(side: Split, decision: Decision) -> Row:
         "dropped",
         dropped_from=side,
         contained_in=decision.candidate,
+        verdict=str(decision.verdict),
         decider=decision.decider,
         rule=decision.rule,
         score=decision.score,
@@ -200,7 +206,10 @@ class Overlap:
 
 
 def find_overlaps(
-    folder: Path | None = None, decider: Decider = decide_by_rules, names: Iterable[str] | None = None
+    folder: Path | None = None,
+    decider: Decider = rules,
+    names: Iterable[str] | None = None,
+    embed: Embed | None = None,
 ) -> list[Overlap]:
     """What contains a test question of the named benchmarks (of all) in the train split of another one."""
     train = {name: load_questions(name, "train", folder) for name in benchmarks()}
@@ -209,7 +218,7 @@ def find_overlaps(
         test = load_questions(name, "test", folder)
         for other in benchmarks():
             if other != name:
-                for d in dedup.strongest(dedup.ledger(test, train[other], decider)).values():
+                for d in dedup.strongest(dedup.compare(test, train[other], decider, embed)).values():
                     found.append(Overlap(name, d.question, other, d.candidate, d.rule, d.score))
     return sorted(found, key=lambda o: (o.test_benchmark, o.test_id, o.train_benchmark))
 
@@ -270,7 +279,7 @@ def check_overlaps(folder: Path | None = None) -> list[Overlap]:
     return overlaps
 
 
-def check(name: str, folder: Path | None = None, decider: Decider = decide_by_rules) -> Manifest:
+def check(name: str, folder: Path | None = None, decider: Decider = rules) -> Manifest:
     """Prove a manifest: ids in one split each, all found in the source, and nothing kept that is contained in train.
 
     Raises:
@@ -291,7 +300,7 @@ def check(name: str, folder: Path | None = None, decider: Decider = decide_by_ru
     asked = {q.id: q for source in sources.values() for q in source.questions}
     train, validation, test = ([asked[i] for i in manifest.ids(split)] for split in SPLITS)
     for side, queries, pool in (("test", test, train), ("validation", validation, train + test)):
-        if contained := dedup.strongest(dedup.ledger(queries, pool, decider)):
+        if contained := dedup.strongest(dedup.compare(queries, pool, decider)):
             first = contained[min(contained)]
             raise ManifestError(
                 f"{name}: {side} question {first.question} states the fact of {first.candidate} "

@@ -1,8 +1,7 @@
 """The LLM judge: what it replied before, then rules, then the model.
 
-Identical triples are asked once. Replies are kept in the cache as they come, with their cost in its ledger, so that a
-run that is killed, or stopped by its budget, goes on from there. What goes wrong with one triple becomes a JudgeFailure
-for that triple. Only `preflight` raises: it grades a known answer for real before anything else is spent.
+Identical triples are asked once. What goes wrong with one triple becomes a JudgeFailure for that triple. Only
+`preflight` raises: it grades a known answer for real before anything else is spent.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Literal
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.judge.chat import ChatModel, Outcome, estimated_tokens, make_chat_model, ranks
-from closedbook.harness.judge.reply_cache import Call, ReplyCache, reply_key
+from closedbook.harness.judge.asker import Asker, Spending
+from closedbook.harness.judge.chat import ChatModel, Offer, estimated_tokens, make_chat_model
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages, parse
 from closedbook.harness.judge.rules import check_rules, decide, rules_identity
 from closedbook.harness.judge.settings import JudgeSettings
@@ -27,23 +27,6 @@ log = logging.getLogger(__name__)
 KNOWN = Triple("What is the capital of France?", ("Paris",), "It is Paris")
 VERDICT_TOKENS = 2  # about what a reply costs
 WINDOW = 10_000  # triples in memory at once; calls run dry between two windows, so it is long against one call
-
-
-@dataclass(slots=True)
-class Spending:
-    """What a judge has spent since it was made."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    dollars: float = 0.0
-
-    def pay(self, call: Call) -> None:
-        """Add one call."""
-        self.calls += 1
-        self.prompt_tokens += call.prompt_tokens
-        self.completion_tokens += call.completion_tokens
-        self.dollars += call.dollars
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +56,16 @@ class LLMJudge:
         self.settings = settings
         self.rubric = RUBRICS[settings.prompt]
         self.without = check_rules(settings.without)
-        self.model = model or make_chat_model(settings, self.rubric.choices)
-        self.cache = ReplyCache(settings.cache_path)
-        self.spending = Spending()
+        model = model or make_chat_model(settings, Offer(choices=self.rubric.choices))
         self.identity: Mapping[str, str] = {
             "kind": settings.kind,
-            **self.model.identity,
+            **model.identity,
             "prompt": self.rubric.identity,
             "sampling": f"greedy-{settings.max_tokens}-{settings.constrained}",
             "rules": rules_identity(self.without),
         }
-        self._budget = None if settings.budget is None else settings.budget / ranks()
+        self.asker = Asker(settings, model, self.identity, partial(parse, rubric=self.rubric))
         self._ready = False
-        self._halt: JudgeFailure | None = None  # what every further call would be
 
     def preflight(self) -> None:
         """Grade one known answer for real, once.
@@ -96,17 +76,17 @@ class LLMJudge:
         """
         if self._ready:
             return
-        judgement = self._take(KNOWN, self.model.prepare(build_messages(KNOWN, self.rubric)))
+        judgement = self.asker.try_out(build_messages(KNOWN, self.rubric))
         if isinstance(judgement, JudgeFailure):
-            raise RequestError(f"judge {self._where}: {judgement.detail}; choose a model that follows the prompt")
+            raise RequestError(f"judge {self.asker.where}: {judgement.detail}; choose a model that follows the prompt")
         if judgement is not Grade.CORRECT:
-            log.warning("judge %s calls %r wrong; calibrate it before you trust it", self._where, KNOWN.answer)
+            log.warning("judge %s calls %r wrong; calibrate it before you trust it", self.asker.where, KNOWN.answer)
         self._ready = True
 
     @property
-    def _where(self) -> str:
-        model, place = self.model.identity.values()
-        return f"{model!r} at {place}"
+    def spending(self) -> Spending:
+        """What was spent on the model."""
+        return self.asker.spending
 
     def grade(self, triples: Iterable[Triple], *, preflight: bool = False) -> list[Judgement]:
         """One judgement per triple, in order."""
@@ -149,7 +129,7 @@ class LLMJudge:
             by_rule=settled["rule"],
             calls=len(asked),
             prompt_tokens=tokens,
-            dollars=self._dollars(tokens, VERDICT_TOKENS * len(asked)) if self.settings.priced else None,
+            dollars=self.asker.dollars(tokens, VERDICT_TOKENS * len(asked)) if self.settings.priced else None,
         )
 
     def _judge(
@@ -165,14 +145,14 @@ class LLMJudge:
                 asked.append(triple)
         advance(len(judged))
 
-        def on_outcome(number: int, outcome: Outcome) -> None:
-            judged[asked[number]] = self._take(asked[number], outcome)
+        def on_stated(number: int, judgement: Judgement) -> None:
+            judged[asked[number]] = judgement
             advance(1)
 
         if asked:
             if preflight:
                 self.preflight()
-            self.model.ask([build_messages(triple, self.rubric) for triple in asked], on_outcome, self._halted)
+            self.asker.ask([build_messages(triple, self.rubric) for triple in asked], on_stated)
         return judged
 
     def _settled(self, triple: Triple) -> tuple[Literal["cache", "rule"], Grade] | None:
@@ -180,42 +160,9 @@ class LLMJudge:
 
         The cache first, because it is quicker: its key holds the rules, so what it knows no rule has decided.
         """
-        reply = self.cache.get(reply_key(self.identity, build_messages(triple, self.rubric)))
-        judgement = parse(reply, self.rubric) if reply is not None else None
-        if isinstance(judgement, Grade):
-            return "cache", judgement
+        if known := self.asker.known(build_messages(triple, self.rubric)):
+            return "cache", known
         ruling = decide(triple, self.without)
         if ruling is None:
             return None
         return "rule", ruling.with_empty(self.rubric.empty)
-
-    def _halted(self) -> JudgeFailure | None:
-        """Why no more calls are made; None while they are."""
-        if self._halt is None and self.model.refusal:
-            self._halt = JudgeFailure("refused", self.model.refusal)
-        if self._halt is None and self._budget is not None and self.spending.dollars >= self._budget:
-            self._halt = JudgeFailure("budget", f"the judge's budget of ${self.settings.budget:g} is spent")
-        return self._halt
-
-    def _take(self, triple: Triple, outcome: Outcome) -> Judgement:
-        """Pay for a reply, read it, and keep it if it states a grade."""
-        if isinstance(outcome, JudgeFailure):
-            return outcome
-        judgement = outcome.fault or parse(outcome.text, self.rubric)
-        model, server = self.model.identity.values()
-        call = Call(
-            model,
-            server,
-            outcome.prompt_tokens,
-            outcome.completion_tokens,
-            self._dollars(outcome.prompt_tokens, outcome.completion_tokens),
-        )
-        self.spending.pay(call)
-        messages = build_messages(triple, self.rubric)
-        kept = isinstance(judgement, Grade) and triple is not KNOWN  # which rules may decide, later
-        key = reply_key(self.identity, messages) if kept else None
-        self.cache.add(call, key, outcome.text)
-        return judgement
-
-    def _dollars(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (prompt_tokens * self.settings.price_in + completion_tokens * self.settings.price_out) / 1e6

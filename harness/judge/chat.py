@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -82,15 +83,46 @@ class ChatModel(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The replies to allow, where a server can be told: one of some labels, or JSON of a schema."""
+
+    choices: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+
+    @property
+    def structured(self) -> dict[str, Any]:
+        """As vLLM takes it."""
+        return {"choice": list(self.choices)} if self.schema is None else {"json": dict(self.schema)}
+
+    @property
+    def json_schema(self) -> dict[str, Any]:
+        """As a schema, which OpenAI takes; labels stand in an object, since a schema there must be one."""
+        if self.schema is not None:
+            return dict(self.schema)
+        verdict = {"type": "string", "enum": list(self.choices)}
+        return object_of({"verdict": verdict})
+
+
+def object_of(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has these properties, in this order, and no others."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
 class ChatServer:
     """An OpenAI-compatible server.
 
     Args:
         settings: Which server, and how fast to ask.
-        choices: The replies to allow, where the server can be told.
+        offer: The replies to allow, where the server can be told.
     """
 
-    def __init__(self, settings: JudgeSettings, choices: Sequence[str]) -> None:
+    def __init__(self, settings: JudgeSettings, offer: Offer) -> None:
         self.settings = settings
         self.identity: Mapping[str, str] = {"model": settings.model, "server": settings.base_url}
         self.refusal: str | None = None
@@ -98,7 +130,7 @@ class ChatServer:
         self._calls = _Pace(settings.requests_per_minute)
         self._tokens = _Pace(settings.tokens_per_minute)
         self._refused_with = 0  # the HTTP status of that
-        self._constraints = dict(_constraints(choices))
+        self._constraints = dict(_constraints(offer))
         self._constraint: dict[str, Any] = self._constraints.get(settings.constrained, {})
 
     @property
@@ -242,14 +274,10 @@ def _bottom(error: BaseException) -> BaseException:
     return error
 
 
-def _constraints(choices: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Ways to have a server allow nothing but the choices, as additions to a request."""
-    verdict = {"type": "string", "enum": list(choices)}
-    schema = {
-        "type": "object", "properties": {"verdict": verdict}, "required": ["verdict"], "additionalProperties": False,
-    }  # fmt: skip
-    yield "choice", {"structured_outputs": {"choice": list(choices)}}  # vLLM
-    json_schema = {"name": "verdict", "strict": True, "schema": schema}
+def _constraints(offer: Offer) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ways to have a server allow nothing but what is offered, as additions to a request."""
+    yield "choice", {"structured_outputs": offer.structured}  # vLLM
+    json_schema = {"name": "verdict", "strict": True, "schema": offer.json_schema}
     yield "schema", {"response_format": {"type": "json_schema", "json_schema": json_schema}}  # OpenAI
     yield "off", {}
 
@@ -318,13 +346,13 @@ class InProcessVLLM:
 
     Args:
         settings: `model` is a folder or a hub id.
-        choices: The only replies that are allowed.
+        offer: The only replies that are allowed.
     """
 
     CHUNK = 512  # prompts between two hand-overs: what a killed run may have to ask again
 
-    def __init__(self, settings: JudgeSettings, choices: Sequence[str]) -> None:
-        self.settings, self.choices = settings, list(choices)
+    def __init__(self, settings: JudgeSettings, offer: Offer) -> None:
+        self.settings, self.offer = settings, offer
         folder = Path(settings.model)
         self.identity: Mapping[str, str] = {
             "model": settings.model,
@@ -375,7 +403,7 @@ class InProcessVLLM:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        constraint = None if self.settings.constrained == "off" else StructuredOutputsParams(choice=self.choices)
+        constraint = None if self.settings.constrained == "off" else StructuredOutputsParams(**self.offer.structured)
         parameters = SamplingParams(temperature=0.0, max_tokens=self.settings.max_tokens, structured_outputs=constraint)
         done = self._engine.chat(list(prompts), parameters, use_tqdm=False)
         return [_vllm_reply(request) for request in done]
@@ -402,9 +430,9 @@ def _load_engine(settings: JudgeSettings) -> Any:
     )
 
 
-def make_chat_model(settings: JudgeSettings, choices: Sequence[str]) -> ChatModel:
+def make_chat_model(settings: JudgeSettings, offer: Offer) -> ChatModel:
     """The chat model of these settings."""
-    return InProcessVLLM(settings, choices) if settings.kind == "vllm" else ChatServer(settings, choices)
+    return InProcessVLLM(settings, offer) if settings.kind == "vllm" else ChatServer(settings, offer)
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

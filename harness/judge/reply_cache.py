@@ -34,6 +34,10 @@ CREATE TABLE calls (
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, dollars REAL NOT NULL
 );
 """
+_ENTER = "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?)"
+_KEEP = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?)"
+_FIND = "SELECT reply, digest FROM replies WHERE key = ?"
+_FORGET = "DELETE FROM replies WHERE key = ?"
 
 
 class Call(NamedTuple):
@@ -79,7 +83,7 @@ class ReplyCache:
     def get(self, key: bytes) -> str | None:
         """The reply under a key; None where there is none that can be believed."""
         try:
-            row = self._database.execute("SELECT reply, digest FROM replies WHERE key = ?", (key,)).fetchone()
+            row = self._database.execute(_FIND, (key,)).fetchone()
         except DAMAGE as error:
             self._step_aside(error)
             return None
@@ -89,16 +93,14 @@ class ReplyCache:
         if isinstance(reply, str) and digest == _row_digest(key, reply):
             return reply
         log.warning("judge cache %s: a damaged row is not used; the call is made again", self.path)
-        self._write(("DELETE FROM replies WHERE key = ?", (key,)))
+        self._write((_FORGET, (key,)))
         return None
 
     def add(self, call: Call, key: bytes | None = None, reply: str = "") -> None:
         """Enter a call into the ledger and, under a key, keep its reply, both or neither; a key's first reply stays."""
-        entries: list[tuple[str, tuple[object, ...]]] = [
-            ("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?)", (time.time(), *call))
-        ]
+        entries: list[tuple[str, tuple[object, ...]]] = [(_ENTER, (time.time(), *call))]
         if key is not None and _can_be_kept(reply):
-            entries.append(("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", (key, reply, _row_digest(key, reply))))
+            entries.append((_KEEP, (key, reply, _row_digest(key, reply))))
         self._write(*entries)
 
     def close(self) -> None:

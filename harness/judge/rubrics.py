@@ -129,7 +129,7 @@ def parse(reply: str, rubric: Rubric) -> Judgement:
     Only what follows the last </think> counts, and nothing after a <think> that is never closed.
     """
     said = reply.rpartition("</think>")[2].partition("<think>")[0].strip()
-    stated = _json_grades(_unfenced(said), rubric)
+    stated = _json_grades(unfenced(said), rubric)
     if stated is None:
         *others, last = _STATEMENTS.split(said)
         # "The answer is 1.0. That is wrong." talks of the answer; only at the end can "Answer: B" be the verdict
@@ -140,7 +140,7 @@ def parse(reply: str, rubric: Rubric) -> Judgement:
     return JudgeFailure("unparsable", f"the judge replied {reply[:80]!r}, not {' or '.join(rubric.choices)}")
 
 
-def _unfenced(text: str) -> str:
+def unfenced(text: str) -> str:
     """What stands between the marks of a block of code, if the text is one."""
     if text.startswith("```") and text.endswith("```"):
         return text.strip("`").partition("\n")[2].strip()

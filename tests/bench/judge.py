@@ -119,7 +119,7 @@ def rate_of_hits(url: str, count: int = 50_000) -> float:
 def fill_cache(grader: LLMJudge, count: int) -> None:
     """Put replies where the judge finds them."""
     for triple in triples(count):
-        grader.cache.add(
+        grader.asker.cache.add(
             Call("bench", "", 1, 1, 0.0), reply_key(grader.identity, build_messages(triple, grader.rubric)), "0.0"
         )
 

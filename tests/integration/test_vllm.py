@@ -100,7 +100,7 @@ def test_a_judge_in_this_process_needs_no_server(vllm_bin, small_model, tmp_path
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout)["overall"]
     assert (figures["judge_failed"]["value"], figures["judge_failed"]["n"]) == (0.0, 5)
-    assert "judge: 6 calls" in done.stderr.replace("\n", " ")
+    assert "model: 6 calls" in done.stderr.replace("\n", " ")
 
 
 def test_lm_evals_vllm_backend_scores_the_same_tasks(vllm_bin, small_model, tmp_path, monkeypatch):

@@ -141,6 +141,7 @@ MANIFESTS = st.builds(
     seed=st.integers(),
     drop=st.sampled_from(["test", "train"]),
     decider=NAME,
+    retrieval=NAME,
     wanted=st.dictionaries(st.sampled_from(SPLITS), COUNT),
     sources=st.dictionaries(NAME, st.builds(Pin, st.booleans(), COUNT, COUNT, COUNT, COUNT, ID)),
     rows=st.lists(KEPT | DROPPED, unique_by=lambda row: row.id).map(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from closedbook.harness.dedup import Decision, Verdict
-from closedbook.harness.dedup_score import Confusion, figures, read_pairs, score_pairs
+from closedbook.harness.dedup.decisions import Pair
+from closedbook.harness.dedup.score import Confusion, figures, read_pairs, score_pairs
 from closedbook.harness.errors import RequestError
-from closedbook.harness.questions import Question
 from closedbook.harness.statistics import Estimate
 
 Write = Callable[..., Path]
@@ -95,8 +95,10 @@ def test_f1_is_certain_where_every_pair_is_a_hit() -> None:
 
 
 def test_unsure_to_the_decider_counts_as_found(write: Write) -> None:
-    def unsure(question: Question, candidate: Question) -> Decision:
-        return Decision(question.id, candidate.id, Verdict.UNSURE, "doubt", 0.5)
+    def unsure(pairs: Iterable[Pair]) -> Iterator[Decision]:
+        return (
+            Decision(question.id, candidate.id, Verdict.UNSURE, "doubt", 0.5, "some-1") for question, candidate in pairs
+        )
 
     assert score_pairs(write(pair(False, "same_fact")), unsure)["overall"]["recall"].value == 1.0
 
@@ -153,8 +155,9 @@ def test_a_missing_file_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_the_rules_find_nine_of_ten_facts_in_the_labelled_pairs() -> None:
+def test_the_rules_meet_their_targets_on_the_labelled_pairs() -> None:
     scores = score_pairs(Path(os.environ["CLOSEDBOOK_DATA"]) / "dedup_pairs_dev.jsonl")
     assert scores["overall"]["f1"].n == 274
-    assert (scores["overall"]["recall"].value or 0) > 0.9
-    assert (scores["overall"]["precision"].value or 0) > 0.7
+    assert (scores["overall"]["f1"].value or 0) >= 0.93
+    for name in ("nq", "triviaqa", "popqa"):
+        assert (scores[name]["recall"].value or 0) >= 0.95

@@ -18,7 +18,8 @@ from closedbook.harness.judge import (
     judge_settings,
     make_judge,
 )
-from closedbook.harness.judge.cascade import KNOWN, VERDICT_TOKENS, Spending
+from closedbook.harness.judge.asker import Spending
+from closedbook.harness.judge.cascade import KNOWN, VERDICT_TOKENS
 from closedbook.harness.judge.reply_cache import Call
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages
 from closedbook.harness.testing import JudgeServer, Reply

@@ -2,10 +2,11 @@
 
 import multiprocessing
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from closedbook.harness.judge import Grade, JudgeSettings, LLMJudge, Triple
+from closedbook.harness.judge import Grade, JudgeSettings, LLMJudge, Triple, reply_cache
 from closedbook.harness.judge.reply_cache import Call, ReplyCache, reply_key
 from closedbook.harness.testing import JudgeServer
 
@@ -16,7 +17,7 @@ CALL = Call("m", "http://s/v1", 3, 4, 0.5)
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "deep" / "replies.sqlite"
+    return tmp_path / "deep" / "er" / "replies.sqlite"
 
 
 def rows(path, table="replies"):
@@ -62,7 +63,7 @@ def test_a_row_that_was_changed_is_not_believed_and_goes(path, column, caplog):
         database.execute(f"UPDATE replies SET {column} = ?", (value,))
     cache = ReplyCache(path)
     assert cache.get(b"j" if column == "key" else b"k") is None
-    assert "damaged row" in caplog.text
+    assert caplog.messages == [f"judge cache {path}: a damaged row is not used; the call is made again"]
     assert rows(path) == []
     cache.add(CALL, b"k", "0.0")
     assert cache.get(b"k") == "0.0"
@@ -72,7 +73,7 @@ def test_a_row_that_was_changed_is_not_believed_and_goes(path, column, caplog):
     "content", [b"no database at all, but long enough to look like one" * 40, b"SQLite format 3\x00junk"]
 )
 def test_a_file_that_is_no_database_is_reported_and_left_alone(path, content, caplog):
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_bytes(content)
     cache = ReplyCache(path)
     cache.add(CALL, b"k", "1.0")
@@ -86,7 +87,7 @@ def test_a_file_that_is_no_database_is_reported_and_left_alone(path, content, ca
 
 @pytest.mark.parametrize("change", ["PRAGMA user_version = 99", "CREATE TABLE other (x)"])
 def test_a_database_of_another_version_or_program_is_not_touched(path, change, caplog):
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     with sqlite3.connect(path) as database:
         database.execute(change)
     before = path.read_bytes()
@@ -118,6 +119,43 @@ def test_a_locked_database_is_waited_for_and_then_stepped_around(path, caplog):
     assert cache.get(b"k") == "1.0"
     assert "locked" in caplog.text
     assert rows(path) == []
+
+
+def test_a_file_that_another_process_prepares_is_tried_again_until_it_is_ready(path, monkeypatch, caplog):
+    """SQLite itself does not wait for a file that is just being made, which a test cannot bring about at will."""
+    tries = []
+
+    def busy(*arguments):
+        tries.append(arguments)
+        if len(tries) < 3:
+            raise sqlite3.OperationalError("database is locked")
+        return connect(*arguments)
+
+    connect = reply_cache._connect
+    monkeypatch.setattr(reply_cache, "_connect", busy)
+    cache = ReplyCache(path)
+    assert (cache.path, len(tries), caplog.messages) == (path, 3, [])
+
+
+def test_another_fault_of_a_new_file_is_not_tried_again(path, monkeypatch):
+    tries = []
+
+    def broken(file, patience):
+        tries.append(file)
+        if file:
+            raise sqlite3.OperationalError("disk I/O error")
+        return connect(file, patience)
+
+    connect = reply_cache._connect
+    monkeypatch.setattr(reply_cache, "_connect", broken)
+    assert (ReplyCache(path).path, tries) == (None, [path, None])
+
+
+def test_a_cache_serves_other_threads_too(path):
+    cache = ReplyCache(path)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(cache.add, CALL, b"k", "1.0").result()
+        assert pool.submit(cache.get, b"k").result() == "1.0"
 
 
 def test_a_locked_database_cannot_stop_a_judge_from_being_made(path, caplog):

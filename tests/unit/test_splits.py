@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from closedbook.harness import splits
-from closedbook.harness.dedup import Decision, Fact, Verdict, decide_by_rules, facts
+from closedbook.harness.dedup import RULES, Decision, Verdict, decide_by_rules, rules
+from closedbook.harness.dedup.decisions import Pair
+from closedbook.harness.dedup.profiles import Fact, profile
 from closedbook.harness.errors import ManifestError, RequestError, SourceError
 from closedbook.harness.manifests import Manifest, load_questions, manifests_dir, read_manifest, to_text, write_manifest
 from closedbook.harness.questions import Question, make_question
@@ -96,8 +98,8 @@ def test_validation_is_deduplicated_against_train_and_test() -> None:
 
 
 def test_an_unsure_verdict_drops_the_question() -> None:
-    def unsure(question: Question, candidate: Question) -> Decision:
-        return replace(decide_by_rules(question, candidate), verdict=Verdict.UNSURE, decider="doubter-1")
+    def unsure(pairs: Iterable[Pair]) -> Iterator[Decision]:
+        return (replace(decision, verdict=Verdict.UNSURE, decider="doubter-1") for decision in rules(pairs))
 
     kept = deduplicate(Splits(train=[HERO], validation=[], test=[ask("who rode to brill", "Pan")]), decider=unsure)
     assert kept.test == []
@@ -122,11 +124,10 @@ def test_the_committed_manifest_is_what_the_command_builds() -> None:
 
 
 def test_a_manifest_names_every_decider_that_took_part() -> None:
-    def second(question: Question, candidate: Question) -> Decision:
-        decision = decide_by_rules(question, candidate)
-        return replace(decision, decider="second-1") if decision.drops else decision
+    def second(pairs: Iterable[Pair]) -> Iterator[Decision]:
+        return (replace(decision, decider="second-1") if decision.drops else decision for decision in rules(pairs))
 
-    assert splits.build("worldfacts", decider=second).decider == "rules-1 + second-1"
+    assert splits.build("worldfacts", decider=second).decider == f"{RULES} + second-1"
 
 
 @pytest.mark.parametrize("drop", ["test", "train"])
@@ -323,7 +324,7 @@ def test_popqa_capital_and_capital_of_are_one_relation_and_part_into_no_two_spli
     place = {row.id: row.split for row in manifest.rows}
     stated: dict[str, set[Fact]] = {"train": set(), "test": set()}
     for question in read_source("popqa", "test").questions:
-        stated.get(place.get(question.id, ""), set()).update(facts(question))
+        stated.get(place.get(question.id, ""), set()).update(profile(question).facts)
     assert any(fact[2] == "capital" for fact in stated["train"])
     assert not stated["train"] & stated["test"]
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from closedbook.harness.dedup import Decider, decide_by_rules
+from closedbook.harness.dedup.decisions import Decider
+from closedbook.harness.dedup.rules import rules
 from closedbook.harness.errors import RequestError
 from closedbook.harness.files import read_jsonl
 from closedbook.harness.questions import Question, make_question
@@ -105,15 +106,16 @@ def read_pairs(path: Path) -> Iterator[Pair]:
     return read_jsonl(path, _pair, WANTED)
 
 
-def score_pairs(path: Path, decider: Decider = decide_by_rules) -> dict[str, dict[str, Estimate]]:
+def score_pairs(path: Path, decider: Decider = rules) -> dict[str, dict[str, Estimate]]:
     """Figures of a decider over all labelled pairs of a file ("overall") and over those of each benchmark.
 
     Raises:
         RequestError: The file cannot be read, a line is no labelled pair, or no pair is left to score.
     """
     judged: dict[str, list[tuple[str, bool]]] = defaultdict(list)
-    for pair in read_pairs(path):
-        judged[pair.test.benchmark].append((pair.label, decider(pair.test, pair.train).drops))
+    pairs = list(read_pairs(path))
+    for pair, decision in zip(pairs, decider((pair.test, pair.train) for pair in pairs), strict=True):
+        judged[pair.test.benchmark].append((pair.label, decision.drops))
     overall = [one for group in judged.values() for one in group]
     if not sum(confusion(overall)):
         raise RequestError(f"{path} holds no pair with a label other than {IGNORED}; name a file of labelled pairs")

@@ -1,0 +1,145 @@
+"""Candidates: what each retriever finds that the others miss, and that order changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closedbook.harness.dedup import candidate_pairs
+from closedbook.harness.dedup.candidates import (
+    NEIGHBOURS,
+    Retriever,
+    common_answer,
+    dense,
+    exchanged_answers,
+    highest,
+    lexical,
+    same_words,
+)
+from closedbook.harness.questions import Question, make_question
+
+
+def ask(question: str, *answers: str, benchmark: str = "nq", metadata: Mapping[str, str] | None = None) -> Question:
+    return make_question(benchmark, question, answers, metadata)
+
+
+def found(retrieve: Retriever, query: Question) -> list[int]:
+    (positions,) = retrieve([query])
+    return list(positions)
+
+
+def numbered(count: int) -> list[Question]:
+    return [ask(f"who guards gate{number}", f"guard{number}") for number in range(count)]
+
+
+def test_questions_of_the_same_words_are_found_whatever_their_answers() -> None:
+    pool = [ask("who slew smilt", "Osric"), ask("Who, slew SMOLT?", "Pan"), ask("slew smolt who", "Osric")]
+    assert found(same_words(pool), ask("who slew smolt", "Osric")) == [1]
+
+
+def test_questions_of_the_same_fact_are_found_without_a_common_word() -> None:
+    rows = [
+        ("s/1", "capital", "s/2", "Chief town?"),
+        ("s/2", "capital of", "s/1", "Which realm?"),
+        ("s/3", "capital", "s/4", "Seat?"),
+    ]
+    forward, backward, other = (
+        ask(text, object_, benchmark="popqa", metadata={"subject": subject, "relation": relation, "object": object_})
+        for subject, relation, object_, text in rows
+    )
+    assert found(same_words([other, backward]), forward) == [1]
+
+
+def test_a_common_answer_counts_beside_a_common_word_only() -> None:
+    pool = [
+        ask("who built the tower of tharn", "Osric Vane"),
+        ask("who wrote the smolt songs", "Vane, Osric"),
+        ask("where is the tower of tharn", "Laputa"),
+        ask("when did tharn tower fall", "7"),
+    ]
+    assert found(common_answer(pool), ask("name the tharn tower builder", "Osric Vane")) == [0]
+    assert found(common_answer(pool), ask("how many towers fell in tharn", "seven")) == [3]
+    assert found(common_answer(pool), ask("who wrote smolt", "Vane")) == [1]
+
+
+def test_all_that_share_an_answer_are_found_however_many_they_are() -> None:
+    pool = [ask(f"tharn gate{number}", "Osric") for number in range(99)]
+    assert found(common_answer(pool), ask("tharn", "osric")) == list(range(99))
+
+
+def test_dates_that_may_be_one_are_a_common_answer() -> None:
+    pool = [
+        ask("when did tharn fall", "June 22, 2001"),
+        ask("when did tharn rise", "22 June"),
+        ask("when did tharn sink", "2002"),
+    ]
+    assert found(common_answer(pool), ask("in what year did tharn fall", "2001")) == [0]
+    assert found(common_answer(pool), ask("what day did tharn rise", "June 22")) == [1]
+
+
+def test_a_reversal_is_found_through_its_answers() -> None:
+    pool = [ask("Osric fled where", "Brobdingnag"), ask("Osric fled when", "Tuesday"), ask("who fled", "Brobdingnag")]
+    assert found(exchanged_answers(pool), ask("who ruled Brobdingnag", "Osric")) == [0]
+
+
+def test_the_nearest_by_words_come_first_and_no_more_than_asked_for() -> None:
+    pool = [ask("who guards the gate of tharn", "a"), ask("who guards the gate", "b"), ask("who slew smolt", "c")]
+    assert found(lexical(pool, 2), ask("who guards the gate of tharn today", "x")) == [0, 1]
+    assert found(lexical(pool, 1), ask("who guards the gate of tharn today", "x")) == [0]
+
+
+def test_a_pool_without_a_word_has_no_lexical_neighbours() -> None:
+    assert found(lexical([]), ask("who slew smolt", "Osric")) == []
+    assert found(lexical([ask("who is it", "#")]), ask("who slew smolt", "Osric")) == []
+
+
+def by_length(questions: Sequence[Question]) -> NDArray[np.float32]:
+    """An embedding on a circle: questions of like length are near."""
+    angle = np.array([len(question.question) for question in questions], dtype=np.float32) / 40
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1) if questions else np.zeros((0, 2), np.float32)
+
+
+def test_the_nearest_by_meaning_are_those_with_the_highest_cosine() -> None:
+    pool = [ask("w" * 40), ask("w" * 10), ask("w" * 12), ask("w" * 90)]
+    assert found(dense(pool, by_length, 2), ask("v" * 12)) == [2, 1]
+    assert [list(near) for near in dense([], by_length)([ask("v"), ask("w")])] == [[], []]
+
+
+def test_the_highest_scores_come_first_in_the_order_of_the_pool_and_zeros_never() -> None:
+    assert highest(np.tile(np.array([1, 2], dtype=np.float32), 500), 20) == list(range(1, 40, 2))
+    assert highest(np.array([0.0, 2.0, 1.0, 2.0], dtype=np.float32), 20) == [1, 3, 2]
+    assert highest(np.array([0.0, 2.0, 1.0, 2.0], dtype=np.float32), 1) == [1]
+
+
+def test_a_question_is_no_candidate_of_itself() -> None:
+    assert list(candidate_pairs(numbered(1), numbered(1))) == []
+
+
+def test_questions_that_share_nothing_are_no_candidates() -> None:
+    assert list(candidate_pairs([ask("who slew smolt", "Osric")], [ask("what is avon", "river")])) == []
+
+
+def test_candidates_are_the_union_of_all_retrievers_each_once() -> None:
+    query = ask("who ruled Brobdingnag", "Osric")
+    pool = [
+        ask("Osric fled where", "Brobdingnag"),
+        ask("Who ruled Brobdingnag?", "Pan"),
+        ask("rulers of Brobdingnag", "Osric"),
+    ]
+    far = ask("w" * len(query.question), "x")
+    assert {candidate for _, candidate in candidate_pairs([query], [*pool[:1], pool[2], far])} == {pool[0], pool[2]}
+    assert {candidate for _, candidate in candidate_pairs([query], [pool[0], pool[2], far], by_length)} == {
+        pool[0],
+        pool[2],
+        far,
+    }
+
+
+def test_the_order_of_the_pool_changes_nothing() -> None:
+    pool = numbered(99)
+    query = ask("guards", "x")
+    once = list(candidate_pairs([query], pool))
+    assert once == list(candidate_pairs([query], pool[::-1]))
+    assert [candidate for _, candidate in once] == sorted(pool, key=lambda q: q.id)[:NEIGHBOURS]

@@ -1,0 +1,103 @@
+"""The ledger: why a question was dropped, and what would change with another decider."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from closedbook.harness import splits
+from closedbook.harness.dedup import Decision, Verdict
+from closedbook.harness.dedup.decisions import to_json
+from closedbook.harness.dedup.ledger import diff, explain, read_ledger
+from closedbook.harness.errors import RequestError
+from closedbook.harness.manifests import read_manifest
+
+Write = Callable[[str, Iterable[Decision]], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def lines(name: str, decisions: Iterable[Decision]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(to_json(decision) + "\n" for decision in decisions))
+        return path
+
+    return lines
+
+
+def decision(question: str, candidate: str, verdict: Verdict, score: float = 1.0) -> Decision:
+    return Decision(question, candidate, verdict, "rule", score, "some-1", "because")
+
+
+def test_a_ledger_is_read_as_it_was_written(write: Write) -> None:
+    made = [decision("a", "b", Verdict.CONTAINED), decision("a", "c", Verdict.UNSURE, 0.5)]
+    assert list(read_ledger(write("one.jsonl", made))) == made
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", json.dumps({"verdict": "perhaps"}), json.dumps({"question": "a"})])
+def test_a_line_that_is_no_decision_is_told_with_its_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(to_json(decision("a", "b", Verdict.CONTAINED)) + "\n" + line + "\n")
+    with pytest.raises(RequestError, match="line 2: "):
+        list(read_ledger(path))
+
+
+def test_a_dropped_question_is_explained_by_what_contains_it() -> None:
+    row = next(row for row in read_manifest("worldfacts").rows if row.dropped_from == "test")
+    found = explain(row.id)
+    assert found.question.id == row.id and found.row == row
+    (first, other), *_ = found.compared
+    assert (first.candidate, first.rule, first.drops) == (row.contained_in, row.rule, True)
+    assert other.id == row.contained_in
+    assert [d.drops for d, _ in found.compared] == sorted((d.drops for d, _ in found.compared), reverse=True)
+
+
+def test_a_question_that_stayed_is_explained_by_what_does_not_contain_it() -> None:
+    kept = read_manifest("worldfacts").ids("test")[0]
+    found = explain(kept)
+    assert found.compared and not any(d.drops for d, _ in found.compared)
+
+
+def test_a_question_of_validation_is_compared_with_test_too() -> None:
+    manifest = read_manifest("worldfacts")
+    dropped = [row for row in manifest.rows if row.dropped_from == "validation"]
+    held = set(manifest.ids("test"))
+    assert any(row.contained_in in held for row in dropped)
+    for row in dropped:
+        assert explain(row.id).compared[0][0].candidate == row.contained_in
+
+
+def test_a_ledger_may_tell_it_instead_of_the_rules(write: Write) -> None:
+    test, train = (read_manifest("worldfacts").ids(split)[0] for split in ("test", "train"))
+    path = write("one.jsonl", [decision(test, train, Verdict.UNSURE), decision("else", train, Verdict.CONTAINED)])
+    assert [d.reasoning for d, _ in explain(test, path).compared] == ["because"]
+
+
+def test_an_unknown_id_is_one_line() -> None:
+    with pytest.raises(RequestError, match="no manifest has a question 'nosuch'"):
+        explain("nosuch")
+
+
+def test_two_ledgers_differ_in_what_they_drop_and_in_verdicts(write: Write) -> None:
+    yes, no, perhaps = Verdict.CONTAINED, Verdict.NOT_CONTAINED, Verdict.UNSURE
+    ours = write(
+        "one.jsonl", [decision("a", "x", yes), decision("b", "x", no), decision("c", "x", yes), decision("d", "y", yes)]
+    )
+    theirs = write("two.jsonl", [decision("a", "x", no), decision("b", "x", yes), decision("c", "x", perhaps)])
+    found = diff(ours, theirs)
+    assert [d.question for d in found.only_first] == ["a", "d"]
+    assert [d.question for d in found.only_second] == ["b"]
+    assert found.verdicts == {
+        "contained -> not_contained": 1, "contained -> unsure": 1, "not_contained -> contained": 1,
+    }  # fmt: skip
+    assert found.pairs == 3
+
+
+def test_a_build_writes_its_ledger(tmp_path: Path) -> None:
+    made: list[Decision] = []
+    manifest = splits.build("worldfacts", record=made.append)
+    dropped = {row.id for row in manifest.rows if row.dropped_from}
+    assert dropped == {d.question for d in made if d.drops}

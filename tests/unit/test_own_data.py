@@ -1,0 +1,432 @@
+"""Which rows of somebody's own training set state our test facts: what matches, what is written, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from closedbook.harness import cli
+from closedbook.harness.dedup import own_data
+from closedbook.harness.dedup.own_data import Matcher, Outcome, Request, find, row_question
+from closedbook.harness.dedup.own_rows import (
+    LONGEST,
+    Columns,
+    HubSet,
+    Row,
+    answers_in,
+    choose_columns,
+    is_hub_id,
+    read_rows,
+    row_of,
+    spool,
+)
+from closedbook.harness.errors import RequestError
+from closedbook.harness.manifests import load_questions
+from closedbook.harness.questions import Question
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Question]:
+    return load_questions("worldfacts", "test")
+
+
+@pytest.fixture
+def rows(asked: list[Question]) -> list[dict[str, Any]]:
+    """Test questions at the odd places, other ones between."""
+    ours = [{"question": q.question, "answer": q.answers[0]} for q in asked[:5]]
+    return [
+        row
+        for n, own in enumerate(ours)
+        for row in ({"question": f"who guards the gate of zorb{n}", "answer": f"smolt{n}"}, own)
+    ]
+
+
+def jsonl(path: Path, rows: Iterable[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def run(train: Path, **options: Any) -> Outcome:
+    request: dict[str, Any] = {"against": ("worldfacts",), "out": train.parent / "out"} | options
+    return find(Request(str(train), **request))
+
+
+def matches(done: Outcome) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (done.folder / "matches.jsonl").read_text().splitlines()]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def refused(train: Path, **options: Any) -> str:
+    with pytest.raises(RequestError) as refusal:
+        run(train, **options)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_rows_that_state_a_test_fact_are_found_and_named_by_their_number(tmp_path, rows, asked):
+    done = run(jsonl(tmp_path / "t.jsonl", rows))
+    assert {match["row"] for match in matches(done)} == {2, 4, 6, 8, 10}
+    assert {match["question"] for match in matches(done)} >= {question.id for question in asked[:5]}
+    assert done.report["rows"]["read"] == 10
+    assert done.report["contained"]["rows"] == done.report["by_benchmark"]["worldfacts"]["rows"] == 5
+    assert done.report["contained"]["questions"] == len({match["question"] for match in matches(done)})
+
+
+def test_the_question_of_a_decision_is_ours_and_the_candidate_theirs(asked):
+    part = Matcher(asked).compare([Row(7, "mine", asked[0].question, asked[0].answers)])
+    assert (part.matches[0].row, part.matches[0].row_id, part.matches[0].question) == (7, "mine", asked[0].id)
+
+
+def test_no_text_of_a_test_question_is_written(tmp_path, rows, asked):
+    done = run(jsonl(tmp_path / "t.jsonl", rows))
+    written = b"".join(files(done.folder).values()).decode()
+    assert not [question for question in asked[:5] if question.question in written]
+
+
+def test_rows_are_kept_as_they_stand(tmp_path, rows):
+    train = tmp_path / "t.jsonl"
+    kept = '{ "answer":"smölt", "question" : "who guards the gate of zorb" , "x": 1.0}\r\n'
+    train.write_text(kept + json.dumps(rows[1]) + "\n\n" + kept.rstrip(), encoding="utf-8", newline="")
+    assert run(train).filtered.read_bytes() == (kept + kept.rstrip()).encode()
+
+
+def test_a_csv_file_is_filtered_to_a_csv_file(tmp_path, asked):
+    head, kept = "id,question,answer\r\n", '"a","who, ""they"" ask,\nguards zorb",smolt\r\n'
+    train = tmp_path / "t.csv"
+    train.write_text(f'\ufeff{head}{kept}b,"{asked[0].question}",{asked[0].answers[0]}\r\n{kept}', newline="")
+    done = run(train, id="id")
+    assert done.filtered.name == "filtered.csv"
+    assert done.filtered.read_bytes().decode() == f"\ufeff{head}{kept}{kept}"
+    assert {match["row_id"] for match in matches(done)} == {"b"}
+    assert done.report["rows"]["duplicate_ids"] == 1
+
+
+def test_a_parquet_file_is_filtered_to_a_parquet_file_with_all_columns_and_types(tmp_path, rows):
+    table = pa.Table.from_pylist([row | {"answer": [row["answer"]], "n": n} for n, row in enumerate(rows)])
+    table = table.cast(table.schema.set(2, pa.field("n", pa.int16())))
+    pq.write_table(table, tmp_path / "t.parquet")
+    done = run(tmp_path / "t.parquet")
+    assert pq.read_table(done.filtered).equals(table.take(list(range(0, 10, 2))))
+
+
+@pytest.mark.parametrize("name", ["prompt", "instruction", "problem", "input", "query"])
+def test_usual_names_of_columns_are_tried(tmp_path, rows, name):
+    train = jsonl(tmp_path / "t.jsonl", [{name: row["question"], "output": row["answer"]} for row in rows])
+    done = run(train)
+    assert done.report["train"]["columns"] == {"question": name, "answer": "output", "id": None}
+    assert done.report["contained"]["rows"] == 5
+
+
+def test_a_stated_column_is_used_and_a_wrong_one_names_those_there_are(tmp_path, rows):
+    train = jsonl(tmp_path / "t.jsonl", [{"q": row["question"], "a": row["answer"]} for row in rows])
+    assert run(train, question="q", answer="a").report["contained"]["rows"] == 5
+    assert refused(train, question="x").endswith("no column 'x'; choose --question-column among q, a")
+    assert refused(train, question="q", answer="x").endswith("choose --answer-column among q, a")
+    assert refused(train, question="q", id="x").endswith("choose --id-column among q, a")
+    assert refused(train).endswith("has no column of questions; choose --question-column among q, a")
+
+
+def test_a_row_without_answers_is_unsure_at_most(tmp_path, rows):
+    done = run(jsonl(tmp_path / "t.jsonl", [{"question": row["question"]} for row in rows]))
+    assert {match["verdict"] for match in matches(done)} == {"unsure"}
+    assert done.report["contained"]["rows"] == 5
+    assert done.report["rows"]["without_answers"] == 10
+
+
+def test_a_row_without_answers_is_found_in_other_words(asked):
+    capital = next(q for q in asked if q.question.startswith("What is the capital of "))
+    land = capital.question.removeprefix("What is the capital of ").rstrip("?")
+    part = Matcher(asked).compare([Row(1, "1", f"Name {land}'s capital city.", ())])
+    assert [match.question for match in part.matches] == [capital.id]
+
+
+def test_a_row_without_answers_that_asks_something_else_of_one_thing_is_no_match(asked):
+    capital = next(q for q in asked if q.question.startswith("What is the capital of "))
+    land = capital.question.removeprefix("What is the capital of ").rstrip("?")
+    assert (
+        not Matcher([capital])
+        .compare([Row(1, "1", f"Which volcano in {land} erupted at the emperor's coronation?", ())])
+        .matches
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [("a", ["a"]), (["a", "b"], ["a", "b"]), (None, []), (1912, ["1912"]), ('["a", "b"]', ["a", "b"]), ("[a]", ["[a]"]),
+     ({"text": ["a"], "answer_start": [3]}, ["a"]), ({"value": "a", "aliases": ["b"], "type": "t"}, ["a", "b"]),
+     ([["a"], None], ["a"])],
+)  # fmt: skip
+def test_an_answer_is_a_text_a_list_or_an_object_that_holds_texts(cell, texts):
+    assert list(answers_in(cell)) == texts
+
+
+def test_rows_without_a_question_are_counted_and_kept(tmp_path, rows):
+    lines = [*rows, {"answer": "a"}, {"question": " ? "}, {"question": None}, {"question": ["a"]}]
+    done = run(jsonl(tmp_path / "t.jsonl", lines))
+    assert done.report["rows"]["skipped"] == {"no question": 3, "the question is no text": 1}
+    assert len(done.filtered.read_text().splitlines()) == 5 + 4
+
+
+def test_duplicate_ids_are_counted(tmp_path, rows):
+    train = jsonl(tmp_path / "t.jsonl", [row | {"id": n // 2} for n, row in enumerate(rows)])
+    assert run(train, id="id").report["rows"]["duplicate_ids"] == 5
+
+
+def test_a_long_text_is_cut_and_counted(tmp_path, rows):
+    long = {"question": "zorb " * 2_000_000, "answer": "smolt " * 2_000_000}
+    started = time.monotonic()
+    done = run(jsonl(tmp_path / "t.jsonl", [*rows, long]))
+    assert done.report["rows"]["cut"] == 1
+    assert time.monotonic() - started < 30
+
+
+def test_what_is_cut_is_still_compared(asked):
+    row = row_of(1, {"q": asked[0].question, "a": [*asked[0].answers, "x" * 9 * LONGEST]}, Columns("q", "a"))
+    assert row.cut and max(map(len, row.answers)) == LONGEST
+    assert Matcher(asked).compare([row]).matches
+
+
+def test_a_text_with_half_a_surrogate_pair_does_no_harm(tmp_path, rows):
+    train = tmp_path / "t.jsonl"
+    train.write_text(
+        '{"question": "who is \\ud800 zorb", "answer": "\\udfff", "id": "\\ud800"}\n' + json.dumps(rows[1])
+    )
+    assert run(train, id="id").report["contained"]["rows"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.jsonl", b"", "holds no rows"),
+        ("t.jsonl", b"\n \n", "holds no rows"),
+        ("t.jsonl", b'{"question": "q"}\n{"question": \n', "line 2: it is no JSON"),
+        ("t.jsonl", b'{"question": "q"}\n[1]\n', "line 2: it is no object"),
+        ("t.jsonl", b'{"question": "q"}\n\n{"question": "\xff"}\n', "line 3: it is not UTF-8"),
+        ("t.jsonl", b'{"question": ""}\n', "holds no row with a question in column 'question'"),
+        ("t.jsonl", b'{"question": ' + b"[" * 100_000 + b"\n", "line 1: it is no JSON"),
+        ("t.csv", b"", "holds no rows"),
+        ("t.csv", b"question,answer\n", "holds no rows"),
+        ("t.csv", b"question,answer\nq,a\nq\n", "line 3: it has 1 cells, the head has 2"),
+        ("t.csv", b"question,answer\nq,a\nq,\0\n", "line 3: it holds a NUL"),
+        ("t.csv", b'question,answer\nq,"a\n', "it is no CSV"),
+        ("t.csv", b"question,answer\nq,\xe9\n", "line 2: it is not UTF-8"),
+        ("t.parquet", b"PAR1 no", "name a whole parquet file"),
+        ("t.parquet", b"", "name a whole parquet file"),
+        ("t.txt", b"q", "it is none of .jsonl, .csv, .parquet"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_place(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    message = refused(tmp_path / name)
+    assert said in message
+    assert str(tmp_path / name) in message
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path):
+    pq.write_table(pa.table({"question": pa.array([], pa.string())}), tmp_path / "t.parquet")
+    assert "holds no rows" in refused(tmp_path / "t.parquet")
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path, rows):
+    pq.write_table(pa.Table.from_pylist(rows * 1000), tmp_path / "t.parquet", compression="none")
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    content[4:400] = b"\xff" * 396
+    (tmp_path / "t.parquet").write_bytes(content)
+    assert "name a whole parquet file" in refused(tmp_path / "t.parquet")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, rows):
+    train = jsonl(tmp_path / "t.jsonl", rows)
+    assert "choose another --out" in refused(train, out=train)
+    assert "choose another --out" in refused(jsonl(tmp_path / "filtered.jsonl", rows), out=tmp_path)
+
+
+def test_an_unknown_benchmark_or_split_is_refused(tmp_path, rows):
+    train = jsonl(tmp_path / "t.jsonl", rows)
+    assert "no benchmark 'x'" in refused(train, against=("x",))
+    assert "--split is one of test, validation, both" in refused(train, split="train")
+
+
+def test_validation_is_compared_where_it_is_asked_for(tmp_path):
+    (question, *_) = load_questions("worldfacts", "validation")
+    train = jsonl(tmp_path / "t.jsonl", [{"question": question.question, "answer": question.answers[0]}])
+    found = {split: {match["question"] for match in matches(run(train, split=split))} for split in own_data.SPLITS}
+    assert question.id not in found["test"]
+    assert question.id in found["validation"] & found["both"]
+
+
+def test_a_name_is_a_hub_id_only_if_it_is_no_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").write_text("")
+    names = {"owner/name-1.0": True, "data/train": False, "data/none.jsonl": False, "a/b/c": False, "name": False}
+    assert {name: is_hub_id(name) for name in names} == names
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+    with pytest.raises(RequestError, match=r"^cannot read owner/name, config c, split s from the hub: .*$"):
+        find(Request("owner/name", ("worldfacts",), hub_config="c", hub_split="s", out=tmp_path / "out"))
+
+
+def test_hub_rows_are_written_as_json_lines(tmp_path):
+    spool(iter([{"question": "zürich?", "at": Path("x")}]), tmp_path / "s.jsonl")
+    assert (tmp_path / "s.jsonl").read_text(encoding="utf-8") == '{"question": "zürich?", "at": "x"}\n'
+    assert HubSet("o/n", "c").named == "o/n, config c, split train"
+
+
+def many(path: Path, rows: Rows, count: int) -> Path:
+    """Rows for several chunks, not all of them equal."""
+    repeated = (rows[n % len(rows)] for n in range(count))
+    return jsonl(path, ({**row, "question": f"{row['question']} {'so' * (n % 3)}"} for n, row in enumerate(repeated)))
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path, rows, monkeypatch):
+    train = many(tmp_path / "t.jsonl", rows, 3 * own_data.CHUNK)
+    several = files(run(train, out=tmp_path / "several").folder)
+    monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
+    assert files(run(train, out=tmp_path / "one").folder) == several
+
+
+def test_the_limit_of_what_is_remembered_changes_nothing(asked, rows, monkeypatch):
+    theirs = [Row(n, str(n), row["question"], (row["answer"],)) for n, row in enumerate(rows, start=1)]
+    whole = Matcher(asked).compare(theirs)
+    monkeypatch.setattr(own_data, "REMEMBERED", 0)
+    assert Matcher(asked).compare(theirs) == whole
+
+
+def test_finished_chunks_are_not_compared_again(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(own_data, "CHUNK", 5)
+    monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
+    train = jsonl(tmp_path / "t.jsonl", rows)
+
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(Request(str(train), ("worldfacts",), out=tmp_path / "out"), stop)
+    seen: list[int] = []
+    find(Request(str(train), ("worldfacts",), out=tmp_path / "out"), lambda done, total: seen.append(done))
+    assert seen == [5, 10]
+
+
+def test_parts_of_other_inputs_are_dropped(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(own_data, "CHUNK", 5)
+    monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
+    train = jsonl(tmp_path / "t.jsonl", rows)
+
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(Request(str(train), ("worldfacts",), out=tmp_path / "out"), stop)
+    jsonl(train, rows[::-1])
+    assert {match["row"] for match in matches(run(train))} == {1, 3, 5, 7, 9}
+    assert sorted(files(tmp_path / "out")) == ["filtered.jsonl", "matches.jsonl", "report.json"]
+
+
+def command(train: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "closedbook.harness.cli", "dedup", "run", "--train", str(train),
+            "--against", "worldfacts", "--out", str(out), "--json"]  # fmt: skip
+
+
+@pytest.fixture
+def started(tmp_path, rows) -> Iterator[subprocess.Popen[str]]:
+    """A run in a session of its own that has saved a chunk and is not done."""
+    train = many(tmp_path / "t.jsonl", rows, 20 * own_data.CHUNK)
+    process = subprocess.Popen(command(train, tmp_path / "out"), start_new_session=True, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    while not list((tmp_path / "out" / ".parts").glob("0*.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def alive(session: int) -> list[str]:
+    """Processes of a session that are not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(of) == session and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+def ends(session: int) -> bool:
+    """Whether all processes of a session end within seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and alive(session):
+        time.sleep(0.1)
+    return not alive(session)
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, started):
+    started.kill()
+    assert started.wait() == -signal.SIGKILL
+    assert ends(started.pid), "workers outlive the run"
+    kept = len(list((tmp_path / "out" / ".parts").glob("0*.json")))
+    assert 0 < kept < 20
+    again = subprocess.run(command(tmp_path / "t.jsonl", tmp_path / "out"), capture_output=True, text=True, check=True)
+    undisturbed = run(tmp_path / "t.jsonl", out=tmp_path / "whole")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert not (tmp_path / "out" / ".parts").exists()
+    assert (
+        json.loads(again.stdout)
+        == json.loads((tmp_path / "whole" / "report.json").read_text())
+        == dict(undisturbed.report)
+    )
+
+
+def test_ctrl_c_ends_all_processes_and_shows_no_traceback(tmp_path, started):
+    os.killpg(started.pid, signal.SIGINT)
+    _, err = started.communicate(timeout=20)
+    assert started.returncode not in (0, None)
+    assert "Traceback" not in err
+    assert ends(started.pid)
+    assert list((tmp_path / "out" / ".parts").glob("0*.json"))
+
+
+@pytest.mark.parametrize(("start", "flags", "code"), [(0, [], 0), (1, [], 0), (0, ["--fail-on-match"], 0),
+                                                      (1, ["--fail-on-match"], 1)])  # fmt: skip
+def test_a_match_is_an_error_only_where_the_command_is_told_so(tmp_path, rows, monkeypatch, capsys, start, flags, code):
+    train = jsonl(tmp_path / "t.jsonl", rows[start::2])
+    monkeypatch.setattr(sys, "argv", ["closedbook", *command(train, tmp_path / "out")[3:-1], *flags])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert (stop.value.code or 0) == code
+    shown = capsys.readouterr()
+    assert "5 rows read" in shown.out
+    assert f"results: {tmp_path / 'out'}" in shown.err
+
+
+def test_a_row_becomes_a_question_named_by_its_number():
+    assert row_question(Row(7, "x", "who  is it", ("A", "a"))) == Question("7", "train", "who is it", ("A",))
+
+
+def test_columns_are_those_of_the_first_rows_together(tmp_path):
+    train = jsonl(tmp_path / "t.jsonl", [{"id": 1}, {"prompt": "q", "id": 2}])
+    columns = choose_columns(train, None, None, "id")
+    assert columns == Columns("prompt", None, "id")
+    assert [row.id for row in read_rows(train, columns)] == ["1", "2"]
