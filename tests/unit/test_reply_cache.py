@@ -156,6 +156,7 @@ def test_a_cache_serves_other_threads_too(path):
     with ThreadPoolExecutor(max_workers=1) as pool:
         pool.submit(cache.add, CALL, b"k", "1.0").result()
         assert pool.submit(cache.get, b"k").result() == "1.0"
+    assert cache.path == path  # it did not step aside
 
 
 def test_a_locked_database_cannot_stop_a_judge_from_being_made(path, caplog):
