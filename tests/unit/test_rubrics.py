@@ -208,3 +208,17 @@ def test_data_becomes_one_line_of_inert_text(text, shown):
 @pytest.mark.parametrize("mark", ["\ufe00", "\ufe0f", "\U000e0100", "\U000e01ef"])
 def test_every_variation_selector_is_removed(mark):
     assert inert(f"a{mark}b") == "ab"
+
+
+def test_the_prompt_is_one_turn_of_the_user():
+    (message,) = build_messages(Triple("q", ("gold",), "answer"), RUBRICS["binary"])
+    assert message.keys() == {"role", "content"}
+    assert message["role"] == "user"
+
+
+def test_a_verdict_counts_also_where_an_explanation_follows():
+    assert parse("1.0\nBoth name the same person.", RUBRICS["binary"]) is Grade.CORRECT
+
+
+def test_a_block_of_code_that_never_ends_is_no_block():
+    assert isinstance(parse('```\n{"verdict": "1.0"}', RUBRICS["binary"]), JudgeFailure)
