@@ -41,8 +41,8 @@ LONGEST_TEXT = 2_000  # characters of a question in the prompt
 WINDOW = 1_000  # pairs in memory at once
 CERTAIN = frozenset({"fact", "form", "equal", "homonym", "answer"})  # rules that need no second opinion
 KNOWN = (
-    make_question("nq", "what is the capital of france", ["Paris"]),
     make_question("nq", "which city is the capital of france", ["Paris"]),
+    make_question("nq", "of which country is paris the capital", ["France"]),
 )
 
 

@@ -25,8 +25,8 @@ def ask(question: str, *answers: str) -> Question:
 
 
 OPEN = (
-    ask("when did fortnite save the world first come out", "July 25, 2017"),
-    ask("when is fortnite coming out of early access", "July 25, 2017"),
+    ask("when did gorlim save the world first come out", "July 9, 2013"),
+    ask("when is gorlim coming out of early sale", "July 9, 2013"),
 )
 EQUAL = ask("who slew smolt", "Osric"), ask("Who slew Smolt?", "Osric")
 OTHER = ask("who slew smolt", "Osric"), ask("who slew smolt", "Pan")
@@ -78,7 +78,7 @@ def test_questions_and_answers_are_inert_lines_of_the_prompt() -> None:
 
 
 def test_the_model_decides_all_pairs_and_its_reasoning_is_kept() -> None:
-    with JudgeServer(lambda prompt: YES if "fortnite" in prompt or "france" in prompt else NO) as server:
+    with JudgeServer(lambda prompt: YES if "gorlim" in prompt or "france" in prompt else NO) as server:
         decisions = list(decider(server)([OPEN, EQUAL]))
     assert [d.verdict for d in decisions] == [Verdict.CONTAINED, Verdict.NOT_CONTAINED]
     assert [d.reasoning for d in decisions] == ["same", "another thing"]

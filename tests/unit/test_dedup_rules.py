@@ -96,7 +96,10 @@ def test_in_one_form_the_same_subject_is_the_same_thing_as_far_as_its_answers_ar
     answers: list[str], expected: tuple[str, Verdict]
 ) -> None:
     assert (
-        rule(popqa("Who was the composer of Hero?", "Pan", "Osric"), popqa("who was the composer of hero", *answers))
+        rule(
+            popqa("Who was the composer of Tharnsong?", "Pan", "Osric"),
+            popqa("who was the composer of tharnsong", *answers),
+        )
         == expected
     )
 
@@ -188,7 +191,7 @@ def test_a_question_without_answers_is_never_more_than_an_open_case() -> None:
         ("who played the beast in tharnberg", "who played the beast in tharnburg"),
         ("who founded the Tharn Press in 1891", "Which poet and artist set up the Tharn Press?"),
         ("who plays gorlim in tharn", "who is the voice of gorlim in tharn"),
-        ("what is the capital of france", "which city is the capital of france"),
+        ("what was the capital of france", "which city was the capital of france"),
     ],
 )
 def test_other_words_for_the_same_thing_are_a_paraphrase(question: str, candidate: str) -> None:
@@ -198,7 +201,7 @@ def test_other_words_for_the_same_thing_are_a_paraphrase(question: str, candidat
 @pytest.mark.parametrize(
     ("question", "candidate"),
     [
-        ("how many episodes in season 2 of fargo", "how many episodes are on ozark season 2"),
+        ("how many episodes in season 2 of gorlim", "how many episodes are on tharnberg season 2"),
         ("What year was the town of Smolt, Tharn, founded?", "What year was the town of Gorlim, Tharn, founded?"),
         ("Which lake lies in Smolt?", "Which lake lies in Gorlim, near Tharn?"),
         ("what is the official language of france", "what is the official language of germany"),
@@ -209,8 +212,8 @@ def test_the_same_question_about_another_thing_is_another_fact(question: str, ca
 
 
 def test_more_detail_on_one_side_changes_nothing() -> None:
-    long = "Which poet, artist and designer, born in Smolt, founded the Kelmscott Press in 1891?"
-    assert same_answer("who founded the Kelmscott Press", long) == ("paraphrase", YES)
+    long = "Which poet, artist and designer, born in Smolt, founded the Tharnscott Press in 1891?"
+    assert same_answer("who founded the Tharnscott Press", long) == ("paraphrase", YES)
 
 
 def test_a_question_that_does_not_say_of_what_is_contained_in_nothing() -> None:
@@ -235,8 +238,8 @@ def test_the_score_says_how_much_of_what_would_have_to_be_shared_is() -> None:
 
 def test_between_the_thresholds_a_paraphrase_is_an_open_case() -> None:
     decision = decide_by_rules(
-        ask("when did fortnite save the world first come out", "July 25, 2017"),
-        ask("when is fortnite coming out of early access", "July 25, 2017"),
+        ask("when did gorlim save the world first come out", "July 9, 2013"),
+        ask("when is gorlim coming out of early sale", "July 9, 2013"),
     )
     assert (decision.verdict, decision.rule) == (PERHAPS, "paraphrase") and decision.drops
     assert 0.55 <= decision.score < 0.75
@@ -312,8 +315,8 @@ def test_a_question_turned_round_is_a_reversal() -> None:
 
 
 def test_any_slot_of_a_fact_may_be_the_one_that_is_asked_for() -> None:
-    animal = ask("What animal was cloned in Tharn in 1996?", "Dolly")
-    assert rule(animal, ask("In which country was the animal Dolly cloned in 1996?", "Tharn")) == ("reversal", YES)
+    animal = ask("What animal was bred in Tharn in 1996?", "Dolly")
+    assert rule(animal, ask("In which country was the animal Dolly bred in 1996?", "Tharn")) == ("reversal", YES)
 
 
 def test_a_year_that_is_mentioned_needs_more_in_common() -> None:
@@ -323,26 +326,26 @@ def test_a_year_that_is_mentioned_needs_more_in_common() -> None:
 
 
 def test_two_other_facts_about_the_same_two_things_are_no_reversal() -> None:
-    fire = ask("whose troops had entered Moskva when the fire of 1812 broke out after the Russian retreat", "Bonaparte")
-    assert rule(fire, ask("what city marked the easternmost point of the conquests by Bonaparte", "Moskva")) == (
+    fire = ask("whose riders had entered Moskva when the flood of 1712 rose after the northern retreat", "Bonaparte")
+    assert rule(fire, ask("what town closed the longest march of the campaigns by Bonaparte", "Moskva")) == (
         "answer",
         NO,
     )
 
 
 def test_two_questions_for_another_name_of_one_thing_are_contained() -> None:
-    names = ("Ratel", "Honey Badger", "Mellivora capensis")
+    names = ("Snorl", "Honey Grumbler", "Grumblora capensis")
     pair = (
-        ask("What is the alternative name for the Ratel, of the weasel family?", *names),
-        ask("What is the more common name for the South African mammal the ratel?", *names),
+        ask("What other name has the Snorl, of the grumbler tribe?", *names),
+        ask("By what name is the mammal of the southern hills, the snorl, often known?", *names),
     )
     assert rule(*pair) == ("alias", PERHAPS)
-    assert rule(pair[0], ask("By what alternative name is the weasel called Ratel known?", *names)) == ("alias", YES)
+    assert rule(pair[0], ask("What other name has the grumbler called Snorl?", *names)) == ("alias", YES)
 
 
 def test_a_number_in_the_question_is_no_other_name() -> None:
     assert rule(
-        ask("How many of the 5 gates of Tharn fell?", "5"), ask("Does Big Ben delay 1, 3 or 5 seconds?", "5")
+        ask("How many of the 5 gates of Tharn fell?", "5"), ask("Does Old Tom wait 1, 3 or 5 seconds?", "5")
     ) == (
         "subject",
         NO,
