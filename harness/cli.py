@@ -189,6 +189,9 @@ def eval_command(
     ] = "worldfacts_dedup",
     backend: Annotated[str, typer.Option(help="lm-eval's backend: hf, vllm, local-chat-completions, ...")] = "hf",
     model_args: Annotated[str, typer.Option(help="Further backend arguments: name=value,name=value.")] = "",
+    split: Annotated[
+        str, typer.Option(help="test, validation, train, or dropped: the test questions that train states.")
+    ] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Questions a task: a random sample of that size.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Batch size or auto; by default auto, on a CPU 32.")] = None,
     chat: Annotated[
@@ -217,11 +220,12 @@ def eval_command(
     settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     chosen = [task for task in tasks.split(",") if task]
     if dry_run:
-        _print_plan(plan_judging(chosen, settings, limit), as_json)
+        _print_plan(plan_judging(chosen, settings, limit, split), as_json)
         return
     done = evaluate(
         model,
         chosen,
+        split=split,
         judge=settings,
         backend=backend,
         model_args=parse_model_args(model_args),
@@ -549,11 +553,55 @@ def dedup_diff(
 @dedup_app.command("contamination")
 def dedup_contamination(
     folder: Annotated[Path | None, typer.Option(help="Folder of the manifests.", show_default=False)] = None,
+    effect: Annotated[Path | None, typer.Option(help="What `dedup effect` wrote of a model: a section more.")] = None,
 ) -> None:
     """Print, as Markdown, how many test questions of each benchmark its training questions state, and why."""
     from closedbook.harness.dedup.contamination import contamination
 
-    sys.stdout.write(contamination(folder))
+    sys.stdout.write(contamination(folder, effect))
+
+
+@dedup_app.command("effect")
+def dedup_effect(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
+    names: Names = None,
+    backend: Annotated[str, typer.Option(help="lm-eval's backend: hf, vllm, local-chat-completions, ...")] = "hf",
+    model_args: Annotated[str, typer.Option(help="Further backend arguments: name=value,name=value.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Kept questions a benchmark; all unless given.")] = None,
+    judge: JudgeFlag = None,
+    judge_model: JudgeModelFlag = None,
+    judge_url: JudgeUrlFlag = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_judge_failures: MaxFailuresFlag = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; a rerun with the same one goes on.")] = Path("effect"),
+    as_json: JsonFlag = False,
+) -> None:
+    """What does deduplication do to a model's score? Asks what was dropped from test too, and compares.
+
+    Example: `closedbook dedup effect my/checkpoint nq triviaqa --limit 1000`. A model that was trained on the training
+    questions gains on the dropped ones; its score on the full test set is then too high by the last column.
+    """
+    from closedbook.harness.dedup.effect import measure
+    from closedbook.harness.evaluate import parse_model_args
+
+    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
+    found = measure(
+        model, _chosen(names), settings, out, limit, backend=backend, model_args=parse_model_args(model_args)
+    )
+    if as_json:
+        print_json(found)
+    else:
+        _table(
+            f"In per cent, with 95 % intervals; judge: {_named(settings)}",
+            ["benchmark", "dropped", "n", "on the kept", "n", "on the dropped", "full - deduplicated"],
+            [
+                [of.benchmark, f"{100 * of.share:.1f}", of.kept.n, of.kept, of.dropped.n, of.dropped]
+                + [of.full_minus_deduplicated]
+                for of in found
+            ],
+        )
+    people.print(f"results: {out / 'effect.json'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _decider_settings(

@@ -161,6 +161,7 @@ class _Run:
     arguments: Mapping[str, Any]
     chat: bool
     tasks: Sequence[str]
+    split: str
     limit: int | None
     judge: JudgeSettings | None
 
@@ -168,7 +169,7 @@ class _Run:
     def digest(self) -> str:
         """Of all that the figures depend on."""
         judge = dict(make_judge(self.judge).identity) if self.judge else None
-        parts = [self.answers_digest, sorted(self.tasks), self.limit, judge]
+        parts = [self.answers_digest, sorted(self.tasks), self.split, self.limit, judge]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     @property
@@ -192,6 +193,7 @@ class _Run:
             "arguments": self.public_arguments,
             "chat": self.chat,
             "tasks": list(self.tasks),
+            "split": self.split,
             "limit": self.limit,
             "judge": judge,
             "versions": installed_versions(),
@@ -227,6 +229,7 @@ def evaluate(
     model: str,
     tasks: Sequence[str],
     *,
+    split: str = "test",
     judge: JudgeSettings | None = None,
     backend: str = "hf",
     model_args: Mapping[str, Any] | None = None,
@@ -241,6 +244,7 @@ def evaluate(
     Args:
         model: Model folder or hub id; for an API backend the model's name on the server.
         tasks: Names of our tasks or groups.
+        split: "test", "validation", "train", or "dropped": the test questions that train states.
         judge: Settings of the judge; without one only exact_match and contains are reported.
         backend: lm-eval's name of the backend.
         model_args: Further arguments of the backend.
@@ -263,7 +267,7 @@ def evaluate(
     _check_backend(backend, batch_size)
     identity, has_template, arguments = _describe(model, backend, model_args or {})
     chat = has_template if chat is None else chat
-    run = _Run(model, identity, backend, arguments, chat, tasks, limit, judge)
+    run = _Run(model, identity, backend, arguments, chat, tasks, split, limit, judge)
     folder = out or Path("runs") / f"eval-{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(model).name)}-{run.digest}"
     write_text(folder / "run.json", json.dumps(run.described(), indent=2, default=str) + "\n")
     batch_size = batch_size or ("32" if arguments.get("device") == "cpu" else "auto")
@@ -295,7 +299,9 @@ def _with_corrected(figures: Mapping[str, Estimate], table: Confusion) -> dict[s
     return {**figures, "corrected": corrected(figures["judge_correct"], table)}
 
 
-def plan_judging(tasks: Sequence[str], judge: JudgeSettings, limit: int | None = None) -> Plan | None:
+def plan_judging(
+    tasks: Sequence[str], judge: JudgeSettings, limit: int | None = None, split: str = "test"
+) -> Plan | None:
     """The calls that grading a run would take at most, as if no answer were decided by a rule; None without an LLM.
 
     Raises:
@@ -305,7 +311,7 @@ def plan_judging(tasks: Sequence[str], judge: JudgeSettings, limit: int | None =
     grader = make_judge(judge)
     if not isinstance(grader, LLMJudge):
         return None
-    asked = [q for task in members(tasks) for q in load_questions(task.partition("_")[0], "test")[:limit]]
+    asked = [q for task in members(tasks) for q in load_questions(task.partition("_")[0], split)[:limit]]
     return grader.plan(Triple(q.question, q.answers, f"(an answer to {q.id})") for q in asked)
 
 
@@ -327,7 +333,8 @@ def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], 
     from lm_eval.tasks import TaskManager
 
     judge = {"judge": run.judge.model_dump()} if run.judge else {}
-    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=run.public_arguments | judge)
+    metadata = run.public_arguments | judge | {"split": run.split}
+    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=metadata)
     manager.load(list(run.tasks))  # a source that cannot be had is found out before the model is loaded
     if run.judge:  # and so is a judge; the tasks look again, later
         make_judge(run.judge).preflight()

@@ -27,6 +27,7 @@ from closedbook.harness.sources import Source, benchmark, mirror_file, read_sour
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+DROPPED = "dropped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,9 @@ class Manifest:
     rows: tuple[Row, ...]
 
     def ids(self, split: str) -> list[str]:
-        """Ids of a split, sorted."""
+        """Ids of a split, sorted; "dropped" are those that left test."""
+        if split == DROPPED:
+            return [row.id for row in self.rows if row.dropped_from == "test"]
         return [row.id for row in self.rows if row.split == split]
 
     @property
@@ -216,15 +219,17 @@ def _used_ids(manifest: Manifest, source_split: str) -> set[str]:
 def load_questions(name: str, split: str, folder: Path | None = None) -> list[Question]:
     """Questions of one of our splits, sorted by id, which is as good as shuffled: any head of it is a random sample.
 
+    "dropped" are the test questions that train states, so "test" and "dropped" are what the benchmark asks.
+
     Raises:
         RequestError: No such benchmark or split.
         SourceError: The source cannot be had, or is not the one that the manifest pins.
         ManifestError: The manifest is missing or malformed.
     """
-    if split not in SPLITS:
-        raise RequestError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    if split not in (*SPLITS, DROPPED):
+        raise RequestError(f"no split {split!r}; there are {', '.join((*SPLITS, DROPPED))}")
     chosen, manifest = benchmark(name), read_manifest(name, folder)
-    source = read_source(name, chosen.test if split == "test" else chosen.train)
+    source = read_source(name, chosen.test if split in ("test", DROPPED) else chosen.train)
     check_source(manifest, source)
     questions = by_id(source.questions)
     return [questions[i] for i in manifest.ids(split)]

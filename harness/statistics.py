@@ -64,6 +64,21 @@ def proportion(values: Iterable[float]) -> Estimate:
     return wilson(sum(value == 1 for value in known), len(known))
 
 
+def difference(first: Estimate, second: Estimate) -> Estimate:
+    """`first` - `second` of two proportions of different cases, with Newcombe's hybrid score interval; n is the sum.
+
+    Newcombe, "Interval estimation for the difference between independent proportions: comparison of eleven methods",
+    Statistics in Medicine 17 (1998), method 10. Not known where one of the two is not.
+    """
+    n = first.n + second.n
+    if first.value is None or second.value is None:
+        return Estimate(None, None, None, n)
+    value = first.value - second.value
+    below = math.hypot(first.value - (first.low or 0.0), (second.high or 0.0) - second.value)
+    above = math.hypot((first.high or 0.0) - first.value, second.value - (second.low or 0.0))
+    return Estimate(value, value - below, value + above, n)
+
+
 def mean_over_tasks(parts: Sequence[Estimate]) -> Estimate:
     """The plain mean of several proportions, each task with the same weight, with a normal interval; n is the sum.
 

@@ -75,7 +75,8 @@ def _say_once(message: str) -> None:
 class ClosedbookTask(ConfigurableTask):
     """A deduplicated benchmark as an lm-eval task.
 
-    The YAML names the benchmark under `dataset_kwargs` and the prompt's style under `metadata`.
+    The YAML names the benchmark under `dataset_kwargs` and the prompt's style under `metadata`. `split` in the metadata
+    asks another split than test: "validation", "train", or "dropped", the test questions that train states.
 
     Raises:
         RequestError: A judge that is wrongly set up.
@@ -89,6 +90,7 @@ class ClosedbookTask(ConfigurableTask):
         self.style: Style = metadata["style"]
         if self.style not in get_args(Style):
             raise RequestError(f"metadata: no style {self.style!r}; there are {', '.join(get_args(Style))}")
+        self.split: str = metadata.get("split", "test")
         self.judging = judge_settings(metadata)
         self.judge: Judge | None = make_judge(self.judging) if self.judging else None
         if self.judge is None:
@@ -116,7 +118,7 @@ class ClosedbookTask(ConfigurableTask):
         return {
             "manifest": manifest.digest,
             "variant": manifest.variant,
-            "split": "test",
+            "split": self.split,
             "prompt": f"{self.style}-{template_digest(self.style)}",
             "judge": dict(self.judge.identity) if self.judge else None,
             "versions": installed_versions(),
@@ -128,10 +130,10 @@ class ClosedbookTask(ConfigurableTask):
         return "bypass" in self._metric_fn_list
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        """Load the test questions; called by lm-eval."""
+        """Load the questions; called by lm-eval, to which they are its test split."""
         from datasets import Dataset
 
-        questions = load_questions(self.benchmark, "test")
+        questions = load_questions(self.benchmark, self.split)
         columns: dict[str, list[Any]] = {
             "id": [question.id for question in questions],
             "question": [question.question for question in questions],

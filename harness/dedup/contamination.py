@@ -1,7 +1,7 @@
 """What deduplication says about the benchmarks: how many test questions the training questions state, and why.
 
-A page of Markdown made from the manifests alone (and the sources, for counts of rows), with ids and no question text.
-Every share stands with its 95 % interval and its n.
+A page of Markdown made from the manifests and, where there is one, a model's answers to what was dropped. It holds ids
+and no question text. Every share stands with its 95 % interval and its n.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from closedbook.harness.dedup.decisions import Verdict
+from closedbook.harness.dedup.effect import Effect, read_effects
 from closedbook.harness.manifests import Manifest, Row, read_manifest
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.splits import Overlap, check_overlaps
-from closedbook.harness.statistics import wilson
+from closedbook.harness.statistics import Estimate, wilson
 
 KINDS = {  # rule of the decider: what it found
     "equal": "exact",
@@ -37,15 +38,27 @@ full set would drop more."""
 ACROSS = """\
 Test questions of one benchmark (rows) whose fact a training question of another one (columns) states. They stay in
 test; leave them out where a model that was trained on one benchmark is tested on another."""
+HOMONYMS = """\
+Rows of a source that ask the same words are one question here with the answers of all: a model that sees only the words
+cannot tell them apart. In PopQA they are homonyms, people and works of one name, and such a question is dropped only if
+a training question states one of its subjects' facts."""
+EFFECT = """\
+The full test set is what was kept and what was dropped; the answers to the kept questions count in both scores. So the
+difference is the share dropped times the difference between both parts (Newcombe's interval, scaled). In per cent."""
 EXPLAIN = """\
 `closedbook dedup explain ID` shows a question beside all that it was compared with, from your own copy of the source.
 """
 
 
-def contamination(folder: Path | None = None) -> str:
+def contamination(folder: Path | None = None, effect: Path | None = None) -> str:
     """The page.
 
+    Args:
+        folder: Folder of the manifests, where they are not the committed ones.
+        effect: What `closedbook dedup effect` has written of a model.
+
     Raises:
+        RequestError: The file of effects cannot be read.
         ManifestError: A manifest, or the file of overlaps, is missing or malformed.
     """
     manifests = {name: read_manifest(name, folder) for name in benchmarks()}
@@ -54,7 +67,7 @@ def contamination(folder: Path | None = None) -> str:
         "# What the training questions say of the test questions",
         "",
         "```",
-        "closedbook dedup contamination",
+        "closedbook dedup contamination [--effect effect.json]",
         "```",
         "",
     ]
@@ -62,6 +75,9 @@ def contamination(folder: Path | None = None) -> str:
     lines += [*_dropped(manifests), "", PUBLISHED, "", _train_sizes(manifests)]
     lines += ["", "## By kind", "", *_by_kind(manifests)]
     lines += ["", "## Across benchmarks", "", ACROSS, "", *_across(manifests, overlaps)]
+    lines += ["", "## Homonyms", "", HOMONYMS, "", *_homonyms(manifests)]
+    if effect:
+        lines += ["", "## What it does to a score", "", *_effect(*read_effects(effect))]
     lines += ["", "## Examples", "", EXPLAIN, *_examples(manifests)]
     return "\n".join(lines) + "\n"
 
@@ -111,6 +127,27 @@ def _across(manifests: dict[str, Manifest], overlaps: Sequence[Overlap]) -> list
         for test, m in manifests.items()
     ]
     return _table(["", *manifests, "test questions"], rows)
+
+
+def _homonyms(manifests: dict[str, Manifest]) -> list[str]:
+    rows = []
+    for name, manifest in manifests.items():
+        pins = manifest.sources.values()
+        counts = (sum(pin.rows - pin.unusable for pin in pins), sum(pin.merged for pin in pins))
+        rows.append([name, *(f"{count:,}" for count in counts)])
+    return _table(["benchmark", "rows with an answer", "of these in the words of an earlier row"], rows)
+
+
+def _effect(model: str, judge: str, effects: Sequence[Effect]) -> list[str]:
+    def cell(estimate: Estimate) -> str:
+        return f"{estimate} (n = {estimate.n:,})"
+
+    rows = [
+        [of.benchmark, f"{100 * of.share:.1f}", cell(of.kept), cell(of.dropped), of.full_minus_deduplicated]
+        for of in effects
+    ]
+    head = ["benchmark", "dropped", "accuracy on the kept", "accuracy on the dropped", "full minus deduplicated"]
+    return [f"{model}; judge: {judge}.", "", EFFECT, "", *_table(head, rows)]
 
 
 def _examples(manifests: dict[str, Manifest]) -> list[str]:

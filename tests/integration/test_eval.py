@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from closedbook.harness.manifests import load_questions
+from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.prompts import messages, question_prompt
 
 pytestmark = pytest.mark.model
@@ -102,6 +102,16 @@ def test_closedbook_eval_prints_json_only_and_agrees_with_its_samples(small_mode
     assert figures["judge_correct"]["value"] == sum(row["judge_correct"] for row in rows) / 8
     assert json.loads((tmp_path / "figures.json").read_text())["worldfacts_dedup"] == figures
     assert json.loads((tmp_path / "run.json").read_text())["chat"] is True
+
+
+def test_the_effect_of_deduplication_is_measured_on_what_was_kept_and_what_was_dropped(small_model, tmp_path):
+    dropped = len(read_manifest("worldfacts").ids("dropped"))
+    command = BIN / "closedbook", "dedup", "effect", small_model, "worldfacts", "--limit", 8, "--out", tmp_path, "--json"
+    (effect,) = json.loads(call(*command))
+    assert (effect["kept"]["n"], effect["dropped"]["n"]) == (8, dropped)
+    assert json.loads((tmp_path / "effect.json").read_text())["effects"] == [effect]
+    asked = {row["doc"]["id"] for row in samples(tmp_path / "dropped", "worldfacts_dedup")}
+    assert asked == set(read_manifest("worldfacts").ids("dropped"))
 
 
 def kept_answers(folder):

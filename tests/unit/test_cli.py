@@ -43,6 +43,7 @@ COMMANDS = [
     "dedup explain",
     "dedup diff",
     "dedup contamination",
+    "dedup effect",
     "judge grade",
     "judge calibrate",
     "judge attack",

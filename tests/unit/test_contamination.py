@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from closedbook.harness.dedup.contamination import contamination
+from closedbook.harness.dedup.effect import effect_of
+from closedbook.harness.errors import RequestError
 from closedbook.harness.manifests import read_manifest
+from closedbook.harness.statistics import wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_committed_page_is_what_the_committed_manifests_make() -> None:
-    assert (DOCS / "contamination.md").read_text() == contamination()
+    assert (DOCS / "contamination.md").read_text() == contamination(effect=DOCS / "effect.json")
 
 
 def test_the_page_counts_what_left_test_and_holds_no_more_than_ids() -> None:
@@ -19,3 +24,20 @@ def test_the_page_counts_what_left_test_and_holds_no_more_than_ids() -> None:
     dropped = [row for row in read_manifest("popqa").rows if row.dropped_from == "test"]
     assert f"| popqa | 3,000 | {len(dropped)} | " in page
     assert f"| {dropped[0].id} | {dropped[0].contained_in} |" in page
+
+
+def test_what_dropping_does_to_a_score_is_the_share_times_the_difference_between_the_parts() -> None:
+    manifest = read_manifest("worldfacts")
+    left, stayed = len(manifest.ids("dropped")), len(manifest.ids("test"))
+    right_kept, right_dropped = 40, left
+    full = (right_kept + right_dropped) / (left + stayed) - right_kept / stayed
+    effect = effect_of("worldfacts", wilson(right_kept, stayed), wilson(right_dropped, left))
+    found = effect.full_minus_deduplicated
+    assert found.value == pytest.approx(full)
+    assert found.low < full < found.high
+
+
+def test_a_file_that_holds_no_effects_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "effect.json").write_text('{"model": "m"}')
+    with pytest.raises(RequestError, match=r"effect\.json is no effect\.json \([^\n]*\); `closedbook dedup effect MODEL`"):
+        contamination(effect=tmp_path / "effect.json")

@@ -113,7 +113,7 @@ def test_naming_no_task_is_refused():
 def described(**changes):
     """A run, and what its folder and cache are named after."""
     plain: dict[str, Any] = {"model": "m", "identity": "i", "backend": "hf", "arguments": {"a": 1, "b": 2}}
-    return _Run(**(plain | {"chat": True, "tasks": ["t"], "limit": None, "judge": None} | changes))
+    return _Run(**(plain | {"chat": True, "tasks": ["t"], "split": "test", "limit": None, "judge": None} | changes))
 
 
 @pytest.mark.parametrize("change", [{"identity": "j"}, {"backend": "vllm"}, {"chat": False}, {"arguments": {"a": 2}}])
@@ -121,7 +121,7 @@ def test_answers_of_another_checkpoint_or_setting_are_never_reused(change):
     assert described(**change).answers_digest != described().answers_digest
 
 
-@pytest.mark.parametrize("change", [{"tasks": ["u"]}, {"limit": 5}, {"judge": JudgeSettings(kind="rules")}])
+@pytest.mark.parametrize("change", [{"tasks": ["u"]}, {"split": "dropped"}, {"limit": 5}, {"judge": JudgeSettings(kind="rules")}])
 def test_another_task_limit_or_judge_has_another_run_folder_but_the_same_answers(change):
     assert described(**change).digest != described().digest
     assert described(**change).answers_digest == described().answers_digest

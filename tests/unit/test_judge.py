@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -20,8 +21,9 @@ from closedbook.harness.judge import (
 )
 from closedbook.harness.judge.asker import Spending
 from closedbook.harness.judge.cascade import KNOWN, VERDICT_TOKENS
-from closedbook.harness.judge.reply_cache import Call
+from closedbook.harness.judge.reply_cache import Call, reply_key
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages
+from closedbook.harness.judge.rules import RULES
 from closedbook.harness.testing import JudgeServer, Reply
 
 PARIS = Triple("what is the capital of france", ("Paris",), "The French one")
@@ -42,6 +44,45 @@ def test_the_llm_decides_what_the_rules_leave_open():
         grades = llm(server).grade(triples("the Bard", "Marlowe", "William Shakespeare", ""))
         assert grades == [Grade.CORRECT, Grade.INCORRECT, Grade.CORRECT, Grade.INCORRECT]
         assert len(server.prompts) == 2
+
+
+def test_what_decided_an_answer_is_a_rule_or_the_model():
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge = llm(server)
+        assert [judge.decided_by(triple) for triple in triples("the Bard", "William Shakespeare")] == ["model", "exact"]
+        assert llm(server, without=list(RULES)).decided_by(*triples("William Shakespeare")) == "model"
+
+
+def test_a_reply_is_remembered_in_the_file_that_the_settings_name(tmp_path):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        for _ in range(2):
+            assert llm(server, cache=str(tmp_path / "cache.sqlite")).grade([PARIS]) == [Grade.CORRECT]
+        assert len(server.prompts) == 1
+
+
+def test_a_reply_that_states_nothing_is_not_kept_and_one_that_was_is_asked_for_again():
+    with JudgeServer(lambda prompt: "who knows") as server:
+        judge = llm(server)
+        key = reply_key(judge.identity, build_messages(PARIS, judge.rubric))
+        assert isinstance(judge.grade([PARIS])[0], JudgeFailure)
+        assert judge.asker.cache.get(key) is None
+        judge.asker.cache.add(Call("m", server.url, 1, 1, 0.0), key, "who knows")
+        assert judge.asker.cache.get(key) == "who knows"
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge.asker.model = llm(server).asker.model
+        assert judge.grade([PARIS]) == [Grade.CORRECT]
+
+
+def test_grading_asks_no_more_than_its_answers_unless_told_to_try_the_judge_first():
+    with JudgeServer(lambda prompt: "1.0") as server:
+        assert list(llm(server).stream([PARIS])) == [Grade.CORRECT]
+        assert len(server.prompts) == 1
+
+
+def test_the_progress_bar_counts_every_answer_once(capsys):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        llm(server).grade([*triples("the Bard", "Marlowe", "William Shakespeare"), *triples("Marlowe")])
+    assert re.search(r"judging: 100%.* 4/4 .*answer", capsys.readouterr().err)
 
 
 def test_identical_triples_are_judged_once():
@@ -208,7 +249,9 @@ def test_a_key_never_shows(monkeypatch):
 
 def test_a_judges_identity_names_model_server_prompt_and_rules():
     with JudgeServer(lambda prompt: "1.0") as server:
-        identity = llm(server).identity
+        identity = llm(server, max_tokens=7).identity
+    assert identity["kind"] == "openai"
+    assert identity["sampling"] == "greedy-7-auto"
     assert identity["model"] == "m"
     assert identity["server"] == server.url
     assert identity["prompt"].startswith("binary-")
@@ -401,7 +444,7 @@ def test_ranks_share_the_budget(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with JudgeServer(lambda prompt: "1.0") as server:
         judged = llm(server, price_in=1e6, budget=4.0, concurrency=1).grade(triples("a", "b", "c"))
-    assert [judgement == Grade.CORRECT for judgement in judged] == [True, True, False]
+    assert judged == [Grade.CORRECT, Grade.CORRECT, JudgeFailure("budget", "the judge's budget of $4 is spent")]
 
 
 def test_a_rate_limit_holds_over_several_batches():

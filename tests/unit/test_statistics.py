@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from closedbook.harness.statistics import Confusion, Estimate, kappa, mean_over_tasks, proportion, wilson
+from closedbook.harness.statistics import Confusion, Estimate, difference, kappa, mean_over_tasks, proportion, wilson
 
 
 def test_wilson_gives_the_textbook_interval():
@@ -35,6 +35,16 @@ def test_a_figure_reads_in_per_cent_with_its_interval():
 def test_a_proportion_refuses_what_is_neither_0_nor_1():
     with pytest.raises(ValueError, match=r"not over 0\.5"):
         proportion([0.5])
+
+
+def test_a_difference_has_the_published_interval():
+    found = difference(wilson(56, 70), wilson(48, 80))  # Newcombe (1998), Statistics in Medicine 17, page 873
+    assert [round(value, 4) for value in (found.value, found.low, found.high)] == [0.2, 0.0524, 0.3339]
+    assert found.n == 150
+
+
+def test_a_difference_from_what_is_not_known_is_not_known():
+    assert difference(wilson(1, 2), wilson(0, 0)) == Estimate(None, None, None, 2)
 
 
 def test_a_mean_over_tasks_weighs_every_task_the_same():

@@ -234,6 +234,14 @@ def test_repeats_are_all_graded_and_averaged():
     assert figures(results)["judge_correct"] == 0.5
 
 
+@pytest.mark.parametrize("split", ["validation", "dropped"])
+def test_another_split_can_be_asked_and_the_results_name_it(split):
+    asked = load_questions("worldfacts", split)[:10]
+    results, model = run("x", metadata={"split": split})
+    assert model.prompts == [question_prompt(question.question) for question in asked]
+    assert results["configs"]["worldfacts_dedup"]["metadata"]["closedbook"]["split"] == split
+
+
 def test_an_unknown_style_is_refused():
     with pytest.raises(RequestError, match="no style 'haiku'; there are direct, cot"):
         run("x", metadata={"style": "haiku"})
