@@ -1,42 +1,51 @@
 """How well and how fast candidates are found, on the real benchmarks.
 
-    $ CLOSEDBOOK_DATA=DIR python tests/bench/dedup.py PAIRS.jsonl [--embeddings minilm] [--largest 100000]
+    $ CLOSEDBOOK_DATA=DIR python tests/bench/dedup.py PAIRS.jsonl [--embeddings minilm] [--only recall]
+    $ CLOSEDBOOK_DATA=DIR python tests/bench/dedup.py --only seconds [--largest 100000] [--plot FILE.svg]
 
 Prints JSON:
 - `recall`: on the labelled same_fact pairs whose questions are in the sources, searched among all questions of their
   benchmark: the share found with at most k candidates of each retriever, for each alone, for the union, for the union
   without each, and how many different candidates a question then has (target: 0.99 at 20 or fewer);
-- `seconds`: to find and decide the candidates of 500 questions in pools of 1,000 questions and more, real ones repeated
-  and perturbed (target: no faster than n log n), and the same over n log n, relative to the smallest pool.
+- `seconds`: to find and decide the candidates of 500 questions in pools of 1,000 questions and more, real ones, and
+  where these run out the same perturbed: to index the pool, to query it, and in all; the same over n log n, relative to
+  the smallest pool (target: no faster than n log n); and the exponent of n that fits best, beside that of n log n;
+- `with_embeddings`: the same with the dense retriever, and the seconds to embed the pool and the 500 questions.
+
+Each pool is measured in a process of its own that has seen none of its questions, with no embedding kept on disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import random
+import multiprocessing
+import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from itertools import islice, pairwise
 from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
 
-from closedbook.harness.dedup import Embed, compare
-from closedbook.harness.dedup.candidates import retrievers
+import numpy as np
+from real_questions import endless, questions_of
+
+from closedbook.harness.dedup import Embed, compare, rules
+from closedbook.harness.dedup.candidates import pairs_found, retrievers
 from closedbook.harness.dedup.embeddings import embedder
 from closedbook.harness.dedup.score import POSITIVE, read_pairs
 from closedbook.harness.questions import Question, make_question
 from closedbook.harness.sources import benchmarks
-from closedbook.harness.splits import read_sources
 
 CUTS = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50)
 QUERIES = 500
+POOLS = (1_000, 3_000, 10_000, 30_000, 100_000)
+FIRST = [make_question("nq", f"who wrote the {size} book of Osric", ["Some Body"]) for size in ("long", "short")]
 Found = Mapping[str, Sequence[str]]  # by retriever, ids in its order
-
-
-def questions_of(name: str) -> dict[str, Question]:
-    """All questions of a benchmark's source, by id."""
-    return {question.id: question for source in read_sources(benchmarks()[name]) for question in source.questions}
 
 
 def searched(pairs: Path, embed: Embed | None) -> list[tuple[str, Found]]:
@@ -76,45 +85,138 @@ def recall(pairs: Path, embed: Embed | None) -> dict[str, object]:
     return {"pairs": len(done), "at": rows}
 
 
-def perturbed(question: Question, round_: int, chance: random.Random) -> Question:
-    """The question with two words exchanged and a new one, so that it is another one of the same kind."""
-    words = question.question.split()
-    if round_:
-        a, b = chance.randrange(len(words)), chance.randrange(len(words))
-        words[a], words[b] = words[b], f"{words[a]} variant{round_}x{chance.randrange(1000)}"
-    return make_question(question.benchmark, " ".join(words), question.answers)
+class Curve(NamedTuple):
+    """What was measured, by the size of the pool."""
+
+    pools: dict[int, dict[str, float]]
+
+    def seconds(self, step: str = "seconds") -> list[float]:
+        """Seconds of a step for each pool."""
+        return [found[step] for found in self.pools.values()]
+
+    def figures(self) -> dict[str, object]:
+        """The curve and how it grows."""
+        unit = n_log_n(list(self.pools))
+        over = np.array(self.seconds()) / unit
+        relative = {size: round(float(value / over[0]), 2) for size, value in zip(self.pools, over, strict=True)}
+        figures: dict[str, object] = {"pools": self.pools, "over_n_log_n": relative}
+        if len(self.pools) > 1:  # else there is nothing to fit
+            steps = [step for step in next(iter(self.pools.values())) if step != "pairs"]
+            fitted = {step: exponent(list(self.pools), self.seconds(step)) for step in steps}
+            figures["exponent"] = fitted | {"n_log_n": exponent(list(self.pools), unit)}
+        return figures
 
 
-def scaling(largest: int, embed: Embed | None) -> dict[str, object]:
-    """Seconds for the candidates of QUERIES questions against growing pools."""
-    chance = random.Random(2605)
+def n_log_n(sizes: Sequence[int]) -> list[float]:
+    """What the target lets seconds grow like."""
+    return [float(size * np.log(size)) for size in sizes]
+
+
+def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """The exponent of a power of n that fits best: least squares of the logarithms."""
+    return round(float(np.polyfit(np.log(sizes), np.log(values), 1)[0]), 3)
+
+
+def measured(queries: Sequence[Question], pool: Sequence[Question], model: str | None) -> dict[str, float]:
+    """Seconds of each step, and the pairs; in a process that has done nothing before."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CLOSEDBOOK_CACHE"] = folder
+        embed = embedder(model) if model else None
+        list(compare(FIRST[:1], FIRST[1:], embed=embed))  # imports, tables and the model are no part of the growth
+        marks = [time.perf_counter()]
+        ordered = sorted(pool, key=lambda question: question.id)
+        if embed:  # the retriever then finds them on disk
+            embed(ordered)
+            embed(queries)
+        marks += [time.perf_counter()]
+        made = retrievers(ordered, embed)
+        marks += [time.perf_counter()]
+        pairs = len(list(rules(pairs_found(queries, ordered, made.values()))))
+        marks += [time.perf_counter()]
+    embedding, index, query = (round(end - start, 3) for start, end in pairwise(marks))
+    steps = {"index": index, "query": query} | ({"embedding": embedding} if embed else {})
+    return {"seconds": round(marks[-1] - marks[0], 3), **steps, "pairs": pairs}
+
+
+def alone(queries: Sequence[Question], pool: Sequence[Question], model: str | None) -> dict[str, float]:
+    """The same, in a new process that is handed the questions, so that making them leaves nothing known there."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(measured, queries, pool, model).result()
+
+
+def drawn(count: int) -> tuple[list[Question], list[Question]]:
+    """The questions that are asked, and a pool of `count` others whose beginnings are the smaller pools."""
+    chance = Random(2605)
     real = [question for name in ("nq", "triviaqa") for question in questions_of(name).values()]
     chance.shuffle(real)
-    queries, rest = real[:QUERIES], real[QUERIES:]
-    endless = (perturbed(question, round_, chance) for round_ in range(10**6) for question in rest)
-    pool: list[Question] = []
-    seconds: dict[int, dict[str, float]] = {}
-    for size in (n for n in (1_000, 3_000, 10_000, 30_000, 100_000) if n <= largest):
-        pool += islice(endless, size - len(pool))
-        start = time.perf_counter()
-        pairs = len(list(compare(queries, pool, embed=embed)))
-        seconds[size] = {"seconds": round(time.perf_counter() - start, 2), "pairs": pairs}
-    first = next(iter(seconds))
-    unit = seconds[first]["seconds"] / (first * math.log(first))
-    over = {size: round(found["seconds"] / (size * math.log(size)) / unit, 2) for size, found in seconds.items()}
-    return {"pools": seconds, "over_n_log_n": over}
+    return real[:QUERIES], list(islice(endless(real[QUERIES:], chance), count))
+
+
+def curve(queries: Sequence[Question], pool: Sequence[Question], model: str | None = None) -> Curve:
+    """The curve up to the whole pool."""
+    sizes = [size for size in POOLS if size < len(pool)] + [len(pool)]
+    return Curve({size: alone(queries, pool[:size], model) for size in sizes})
+
+
+def curves(largest: int, model: str | None, largest_embedded: int) -> dict[str, Curve]:
+    """The curve without embeddings and, where a model is named, the one with them."""
+    queries, pool = drawn(largest)
+    found = {"seconds": curve(queries, pool)}
+    return found | ({"with_embeddings": curve(queries, pool[:largest_embedded], model)} if model else {})
+
+
+def figure_type() -> Any:
+    """Matplotlib's Figure; imported by name, since mypy runs where it is not installed.
+
+    Raises:
+        SystemExit: It is not installed.
+    """
+    try:
+        return import_module("matplotlib.figure").Figure
+    except ImportError as error:
+        raise SystemExit("--plot needs matplotlib; pip install 'closedbook[report]'") from error
+
+
+def plot(found: Mapping[str, Curve], path: Path) -> None:
+    """Draw seconds against the size of the pool, each curve beside n log n from its first point."""
+    drawing = figure_type()(figsize=(6, 4), layout="constrained")
+    axes = drawing.subplots()
+    for name, one in found.items():
+        sizes = list(one.pools)
+        unit = n_log_n(sizes)
+        (line,) = axes.loglog(sizes, one.seconds(), marker="o", label=name.replace("_", " "))
+        reference = [value / unit[0] * one.seconds()[0] for value in unit]
+        axes.loglog(sizes, reference, linestyle="--", color=line.get_color(), label="n log n")
+    axes.set_xlabel("questions in the pool")
+    axes.set_ylabel(f"seconds for the candidates of {QUERIES} questions")
+    axes.legend()
+    drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
 def main() -> None:
     """Run all and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", type=Path)
-    parser.add_argument("--embeddings")
-    parser.add_argument("--largest", type=int, default=100_000)
+    parser.add_argument("pairs", type=Path, nargs="?", help="labelled pairs, for recall")
+    parser.add_argument("--only", choices=("recall", "seconds"))
+    parser.add_argument("--embeddings", metavar="MODEL", help="minilm, or a sentence-transformers model")
+    parser.add_argument("--largest", type=int, default=POOLS[-1], help="questions of the largest pool")
+    parser.add_argument("--largest-embedded", type=int, default=10_000, help="the same where embeddings are made")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the seconds; needs matplotlib")
     options = parser.parse_args()
+    if options.pairs is None and options.only != "seconds":
+        parser.error("recall needs PAIRS.jsonl; name it, or ask for --only seconds")
+    if options.plot:
+        figure_type()  # before the minutes that the rest takes
     embed = embedder(options.embeddings) if options.embeddings else None
-    figures = {"recall": recall(options.pairs, embed), "seconds": scaling(options.largest, None)}
+    figures: dict[str, object] = {}
+    if options.only != "seconds":
+        figures["recall"] = recall(options.pairs, embed)
+    if options.only != "recall":
+        found = curves(options.largest, options.embeddings, options.largest_embedded)
+        figures |= {name: one.figures() for name, one in found.items()}
     print(json.dumps(figures, indent=2))
+    if options.plot and options.only != "recall":
+        plot(found, options.plot)
 
 
 if __name__ == "__main__":
