@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -129,13 +129,13 @@ class LLMDecider:
         waiting = iter(pairs)
         with tqdm(desc="deciding", unit="pair") as progress:
             while window := list(islice(waiting, WINDOW)):
-                yield from self._decide(window)
-                progress.update(len(window))
+                yield from self._decide(window, progress.update)
 
-    def _decide(self, pairs: Sequence[Pair]) -> list[Decision]:
+    def _decide(self, pairs: Sequence[Pair], advance: Callable[[int], object]) -> list[Decision]:
         ruled = [decide_by_rules(*pair) for pair in pairs]
         open_ = [at for at, rule in enumerate(ruled) if not (self.rules_first and _is_certain(rule))]
-        answers = self._ask([build_messages(pairs[at]) for at in open_])
+        advance(len(pairs) - len(open_))
+        answers = self._ask([build_messages(pairs[at]) for at in open_], advance)
         decisions = list(ruled)
         for at, answer in zip(open_, answers, strict=True):
             decisions[at] = self._decision(ruled[at], answer)
@@ -153,21 +153,27 @@ class LLMDecider:
         verdict = Verdict.CONTAINED if answer.is_contained else Verdict.NOT_CONTAINED
         return Decision(rules.question, rules.candidate, verdict, "llm", rules.score, self.name, answer.reasoning)
 
-    def _ask(self, prompts: Sequence[Messages]) -> list[Answer | JudgeFailure]:
+    def _ask(self, prompts: Sequence[Messages], advance: Callable[[int], object]) -> list[Answer | JudgeFailure]:
         answers: list[Answer | JudgeFailure | None] = [self.asker.known(prompt) for prompt in prompts]
         asked = [at for at, answer in enumerate(answers) if answer is None]
+        advance(len(prompts) - len(asked))
         if asked:
             self.preflight()
-        self._fill(answers, asked, [prompts[at] for at in asked])
+        self._fill(answers, asked, [prompts[at] for at in asked], advance)
         again = [at for at in asked if (a := answers[at]) and isinstance(a, JudgeFailure) and a.reason == "unparsable"]
-        self._fill(answers, again, [_reminded(prompts[at]) for at in again])
+        self._fill(answers, again, [_reminded(prompts[at]) for at in again], lambda _: None)
         return [answer for answer in answers if answer is not None]
 
     def _fill(
-        self, answers: list[Answer | JudgeFailure | None], at: Sequence[int], prompts: Sequence[Messages]
+        self,
+        answers: list[Answer | JudgeFailure | None],
+        at: Sequence[int],
+        prompts: Sequence[Messages],
+        advance: Callable[[int], object],
     ) -> None:
         def on_stated(number: int, answer: Answer | JudgeFailure) -> None:
             answers[at[number]] = answer
+            advance(1)
 
         if prompts:
             self.asker.ask(prompts, on_stated)

@@ -43,6 +43,15 @@ def decider(server: JudgeServer, rules_first: bool = False, **settings: object) 
     return LLMDecider(JudgeSettings.model_validate(stated), rules_first)
 
 
+def test_the_progress_bar_counts_every_pair_once(capsys) -> None:
+    known = KNOWN[0].question
+    with JudgeServer(lambda prompt: YES if REMINDER in prompt or known in prompt else "hm") as server:
+        decide = decider(server, rules_first=True)
+        list(decide([OPEN]))  # kept from now on
+        list(decide([OPEN, EQUAL, OTHER, OPEN[::-1]]))
+    assert "deciding: 4pair " in capsys.readouterr().err
+
+
 # --- reading ---
 
 

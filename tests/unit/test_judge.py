@@ -389,7 +389,7 @@ def test_a_grade_is_not_lost_over_odd_counts_of_tokens_and_is_paid(usage):
 
 def test_a_budget_holds_under_a_rate_limit():
     with JudgeServer(lambda prompt: "1.0") as server:
-        judge = llm(server, price_in=1e6, budget=3.0, concurrency=16, requests_per_minute=1200)
+        judge = llm(server, price_in=1e6, budget=3.0, concurrency=16, requests_per_minute=300)
         judge.grade(triples(*(f"author {n}" for n in range(40))))
         assert len(server.requests) <= 5
 
