@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import Stemmer
 
-from closedbook.harness.judge.values import Quantity, date, number, quantity
 from closedbook.harness.questions import Question, question_key
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.text import answer_key, words
+from closedbook.harness.values import Quantity, date, number, quantity
 
 Fact = tuple[str, str, str, str]  # benchmark, subject, relation, object
 Relation = tuple[str, int]  # family in the lexicon, line in it

@@ -22,10 +22,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.judge.values import SCALES, date, dates_in, number, quantity, refines
 from closedbook.harness.judge.verdicts import Grade, Judgement, Triple
 from closedbook.harness.judge.words import WORDS, word_set
 from closedbook.harness.text import answer_key, clean, contains_words, words
+from closedbook.harness.values import SCALES, SMALL, date, dates_in, number, quantity, refines
 
 VERSION = "judge-rules-2"  # a change of any grade is a new version
 LONGEST_MATCH = 50  # words; in a longer text a gold answer may be mentioned without being the answer
@@ -58,7 +58,7 @@ class Ruling(NamedTuple):
 _OPENINGS = frozenset(WORDS["openings"])
 _NICKNAMES = [frozenset(group) for group in WORDS["nicknames"]]
 _SAME = {word: group[-1] for group in WORDS["same"] for word in group}
-_SAME |= {word: str(n) for n, word in enumerate(WORDS["small"].split())}
+_SAME |= {word: str(n) for n, word in enumerate(SMALL)}
 _UNSETTLED, _FILLERS, _TITLES, _PEOPLE, _SUFFIXES, _CHANGES = map(
     word_set, ("unsettled", "fillers", "titles", "people", "suffixes", "changes")
 )

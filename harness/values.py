@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import datetime
 import re
+import tomllib
 from fractions import Fraction
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from closedbook.harness.judge.words import WORDS
 from closedbook.harness.text import fold
 
+_WORDS: dict[str, Any] = tomllib.loads((Path(__file__).parent / "values.toml").read_text(encoding="utf-8"))
+SMALL: list[str] = _WORDS["small"].split()  # zero to nineteen
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NUMBERS = {word: n for n, word in enumerate(WORDS["small"].split())}
-_NUMBERS |= {word: 10 * n for n, word in enumerate(WORDS["tens"].split(), start=2)}
-_MONTHS: list[str] = WORDS["months"].split()
+_NUMBERS = {word: n for n, word in enumerate(SMALL)}
+_NUMBERS |= {word: 10 * n for n, word in enumerate(_WORDS["tens"].split(), start=2)}
+_MONTHS: list[str] = _WORDS["months"].split()
 _UNITS = {  # name: what it measures, and how many of that measure's smallest unit it is
     name: (measure, Fraction(factor))
-    for measure, units in WORDS["units"].items()
+    for measure, units in _WORDS["units"].items()
     for names, factor in units.items()
     for name in names.split()
 }
