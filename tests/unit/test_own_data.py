@@ -59,9 +59,13 @@ def jsonl(path: Path, rows: Iterable[Any]) -> Path:
     return path
 
 
+def request(train: Path, **options: Any) -> Request:
+    stated: dict[str, Any] = {"against": ("worldfacts",), "out": train.parent / "out"} | options
+    return Request(str(train), **stated)
+
+
 def run(train: Path, **options: Any) -> Outcome:
-    request: dict[str, Any] = {"against": ("worldfacts",), "out": train.parent / "out"} | options
-    return find(Request(str(train), **request))
+    return find(request(train, **options))
 
 
 def matches(done: Outcome) -> list[dict[str, Any]]:
@@ -310,7 +314,9 @@ def test_the_limit_of_what_is_remembered_changes_nothing(asked, rows, monkeypatc
     assert Matcher(asked).compare(theirs) == whole
 
 
-def test_finished_chunks_are_not_compared_again(tmp_path, rows, monkeypatch):
+@pytest.fixture
+def stopped(tmp_path, rows, monkeypatch) -> Path:
+    """A training set of two chunks, the first of which was compared when its run was stopped."""
     monkeypatch.setattr(own_data, "CHUNK", 5)
     monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
     train = jsonl(tmp_path / "t.jsonl", rows)
@@ -320,25 +326,24 @@ def test_finished_chunks_are_not_compared_again(tmp_path, rows, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find(Request(str(train), ("worldfacts",), out=tmp_path / "out"), stop)
+        find(request(train), stop)
+    return train
+
+
+def progress(train: Path) -> list[int]:
+    """How many rows are compared, each time a run tells it."""
     seen: list[int] = []
-    find(Request(str(train), ("worldfacts",), out=tmp_path / "out"), lambda done, total: seen.append(done))
-    assert seen == [5, 10]
+    find(request(train), lambda done, total: seen.append(done))
+    return seen
 
 
-def test_parts_of_other_inputs_are_dropped(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(own_data, "CHUNK", 5)
-    monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
-    train = jsonl(tmp_path / "t.jsonl", rows)
+def test_finished_chunks_are_not_compared_again(stopped):
+    assert progress(stopped) == [5, 10]
 
-    def stop(done: int, total: int) -> None:
-        if done == 5:
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        find(Request(str(train), ("worldfacts",), out=tmp_path / "out"), stop)
-    jsonl(train, rows[::-1])
-    assert {match["row"] for match in matches(run(train))} == {1, 3, 5, 7, 9}
+def test_parts_of_other_inputs_are_dropped(tmp_path, rows, stopped):
+    jsonl(stopped, rows[::-1])
+    assert {match["row"] for match in matches(run(stopped))} == {1, 3, 5, 7, 9}
     assert sorted(files(tmp_path / "out")) == ["filtered.jsonl", "matches.jsonl", "report.json"]
 
 
