@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from closedbook.harness import dedup
-from closedbook.harness.dedup import Decider, Decision, Embed, rules
+from closedbook.harness.dedup import RETRIEVAL, Decider, Decision, Embed, rules
 from closedbook.harness.errors import ManifestError, RequestError
 from closedbook.harness.files import read_jsonl, write_text
 from closedbook.harness.manifests import (
@@ -35,7 +35,6 @@ from closedbook.harness.questions import Question
 from closedbook.harness.sources import Benchmark, Source, benchmark, benchmarks, read_source
 
 SEED = 2605
-RETRIEVAL = "words-2"  # name and version of the retrievers that see words; a change of any candidate is a new version
 Drop = Literal["test", "train"]
 OVERLAPS = "overlaps.jsonl"
 

@@ -24,6 +24,7 @@ from closedbook.harness.questions import Question
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+RETRIEVAL = "words-2"  # name and version of the retrievers that see words; a change of any candidate is a new version
 NEIGHBOURS = 10  # candidates that a ranking retriever may name for a question
 TELLING = 0.4  # weight of a word that must be shared beside an answer
 LONGEST_PHRASE = 6  # words of an answer that is looked for in a text

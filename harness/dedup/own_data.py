@@ -33,7 +33,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.dedup.candidates import pairs_found, retrievers
+from closedbook.harness.dedup.candidates import RETRIEVAL, pairs_found, retrievers
 from closedbook.harness.dedup.own_rows import (
     LONGEST,
     Columns,
@@ -353,6 +353,7 @@ def _inputs(train: Path, request: Request, columns: Columns) -> dict[str, Any]:
         "train": {"name": named, "sha256": file_digest(train), "columns": columns._asdict()},
         "against": {name: {"manifest": read_manifest(name).digest} for name in request.benchmarks},
         "split": request.split,
+        "retrieval": RETRIEVAL,
         "decider": RULES,
         "compared_characters": LONGEST,
         "by_words": BY_WORDS,

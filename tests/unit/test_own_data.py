@@ -347,6 +347,12 @@ def test_parts_of_other_inputs_are_dropped(tmp_path, rows, stopped):
     assert sorted(files(tmp_path / "out")) == ["filtered.jsonl", "matches.jsonl", "report.json"]
 
 
+@pytest.mark.parametrize("version", ["RULES", "RETRIEVAL"])
+def test_parts_that_other_rules_or_retrievers_made_are_dropped(stopped, monkeypatch, version):
+    monkeypatch.setattr(own_data, version, "another")
+    assert progress(stopped) == [0, 5, 10]
+
+
 def command(train: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "closedbook.harness.cli", "dedup", "run", "--train", str(train),
             "--against", "worldfacts", "--out", str(out), "--json"]  # fmt: skip
