@@ -122,14 +122,57 @@ def test_another_seed_gives_another_partition(closedbook, tmp_path):
     assert len(digests) == 2
 
 
-def test_dedup_score_prints_figures_by_group(closedbook, tmp_path):
-    pairs = tmp_path / "pairs.jsonl"
+@pytest.fixture
+def pairs(tmp_path):
+    """One labelled pair, of which the rules are certain."""
+    path = tmp_path / "pairs.jsonl"
     pair = {"benchmark": "nq", "test_question": "who wrote hamlet", "test_golds": ["Shakespeare"],
             "train_question": "who wrote hamlet?", "train_golds": ["Shakespeare"], "label": "same_fact"}  # fmt: skip
-    pairs.write_text(json.dumps(pair) + "\n")
+    path.write_text(json.dumps(pair) + "\n")
+    return path
+
+
+def test_dedup_score_prints_figures_by_group(closedbook, pairs):
     figures = json.loads(closedbook("dedup", "score", pairs, "--json")[1])
     assert figures["overall"]["recall"]["value"] == 1.0
     assert "nq" in closedbook("dedup", "score", pairs)[1]
+
+
+def test_a_model_decides_where_it_is_named(closedbook, pairs):
+    from closedbook.harness.testing import JudgeServer
+
+    with JudgeServer(lambda prompt: json.dumps({"reasoning": "", "is_contained": "france" in prompt})) as server:
+        model = ["--judge", "openai", "--judge-model", "m", "--judge-url", server.url, "--judge-set", "price_in=2"]
+        code, out, _ = closedbook("dedup", "score", pairs, "--decider", "cascade", *model)
+        assert (code, out.splitlines()[0], server.prompts) == (0, "same_fact; decider: cascade", [])
+        code, out, err = closedbook("dedup", "score", pairs, "--decider", "llm", *model)
+    assert (code, out.splitlines()[0]) == (0, "same_fact; decider: llm")
+    assert re.search(r"^model: \d calls, .* tokens, \$0\.00", err, re.MULTILINE)
+
+
+def test_pairs_that_a_model_cannot_decide_exit_with_1_where_they_are_too_many(closedbook, pairs):
+    from closedbook.harness.testing import JudgeServer
+
+    said = json.dumps({"reasoning": "", "is_contained": True})
+    with JudgeServer(lambda prompt: said if "france" in prompt else "dunno") as server:
+        score = ["dedup", "score", pairs, "--decider", "llm", "--judge", "openai", "--judge-model", "m",
+                 "--judge-url", server.url]  # fmt: skip
+        code, _, err = closedbook(*score)
+        assert (code, "1 of 1 pairs could not be decided" in err) == (1, True)
+        code, _, err = closedbook(*score, "--max-failures", 1)
+        assert (code, "note: 1 of 1 pairs could not be decided" in err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--decider", "x"], "--decider is rules, llm or cascade, not 'x'"),
+     (["--decider", "llm"], "--decider llm needs a model"),
+     (["--decider", "llm", "--judge-set", "speed=9"], "'speed' is no setting")],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [["dedup", "score", "pairs.jsonl"], ["splits", "build", "worldfacts"]])
+def test_a_decider_that_cannot_be_had_is_one_line(closedbook, command, flags, said):
+    code, out, err = closedbook(*command, *flags)
+    assert (code, out, said in err, len(err.splitlines())) == (2, "", True, 1)
 
 
 def graded(path):
