@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich import box
@@ -54,10 +56,9 @@ for name, sub in (
 
 people = Console(stderr=True)
 
+Command = Callable[..., None]
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON, and nothing else, to standard output.")]
-JudgeFlag = Annotated[str | None, typer.Option(help="rules, openai or vllm; else CLOSEDBOOK_JUDGE, else rules.")]
-JudgeModelFlag = Annotated[str | None, typer.Option(help="The judge's model; else CLOSEDBOOK_JUDGE_MODEL.")]
-JudgeUrlFlag = Annotated[str | None, typer.Option(help="The judge's server; else CLOSEDBOOK_JUDGE_BASE_URL.")]
 JudgeSetFlag = Annotated[
     list[str] | None,
     typer.Option(
@@ -67,13 +68,6 @@ JudgeSetFlag = Annotated[
         show_default=False,
     ),
 ]
-DeciderFlag = Annotated[
-    str,
-    typer.Option(help="rules, llm (a model decides all pairs), or cascade (rules what is certain, a model the rest)."),
-]
-DeciderKindFlag = Annotated[str | None, typer.Option(help="Of a deciding model: openai or vllm.")]
-DeciderModelFlag = Annotated[str | None, typer.Option(help="Its name; else CLOSEDBOOK_JUDGE_MODEL.")]
-DeciderUrlFlag = Annotated[str | None, typer.Option(help="Its server; else CLOSEDBOOK_JUDGE_BASE_URL.")]
 BudgetFlag = Annotated[
     float | None, typer.Option(help="Stop judging after so many dollars; needs price_in, price_out.")
 ]
@@ -105,26 +99,81 @@ def _chosen(names: list[str] | None) -> list[str]:
     return [benchmark(name).name for name in names] if names else list(benchmarks())
 
 
+def with_flags(argument: str, make: Callable[..., object]) -> Callable[[Command], Command]:
+    """Has a command take the parameters of `make` as flags in the place of an argument, which `make` makes of them."""
+    flags = signature(make).parameters
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(**stated: Any) -> None:
+            made = make(**{flag: stated.pop(flag) for flag in flags})
+            command(**stated, **{argument: made})
+
+        own = signature(command).parameters
+        taken = [p for name in own for p in (flags.values() if name == argument else [own[name]])]
+        run.__annotations__ = {p.name: p.annotation for p in taken}
+        hints = get_type_hints(run, include_extras=True)  # typer reads texts in annotations, but not in a signature
+        taken = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in taken]
+        run.__signature__ = Signature(taken)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
 def _judge_settings(
-    judge: str | None = None,
-    model: str | None = None,
-    url: str | None = None,
-    further: list[str] | None = None,
-    budget: float | None = None,
-    max_failures: float | None = None,
+    judge: Annotated[str | None, typer.Option(help="rules, openai or vllm; else CLOSEDBOOK_JUDGE, else rules.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's model; else CLOSEDBOOK_JUDGE_MODEL.")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="The judge's server; else CLOSEDBOOK_JUDGE_BASE_URL.")] = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_judge_failures: MaxFailuresFlag = None,
 ) -> JudgeSettings:
     """The judge that flags and environment name, rules where they name none."""
     from closedbook.harness.judge import JudgeSettings, judge_settings
 
-    flags = {"kind": judge, "model": model, "base_url": url, "budget": budget, "max_failures": max_failures}
+    flags = {
+        "kind": judge,
+        "model": judge_model,
+        "base_url": judge_url,
+        "budget": budget,
+        "max_failures": max_judge_failures,
+    }
     stated: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    for setting in further or ():
+    for setting in judge_set or ():
         name, equals, value = setting.partition("=")
         if not equals or name not in JudgeSettings.model_fields:
             known = ", ".join(name for name in JudgeSettings.model_fields if name != "api_key")
             raise RequestError(f"--judge-set: {name!r} is no setting; give NAME=VALUE with one of {known}")
         stated[name] = value
     return judge_settings({"judge": stated}, default="rules")
+
+
+def _decider(
+    decider: Annotated[
+        str,
+        typer.Option(
+            help="rules, llm (a model decides all pairs), or cascade (rules what is certain, a model the rest)."
+        ),
+    ] = "rules",
+    judge: Annotated[str | None, typer.Option(help="Of a deciding model: openai or vllm.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Its name; else CLOSEDBOOK_JUDGE_MODEL.")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="Its server; else CLOSEDBOOK_JUDGE_BASE_URL.")] = None,
+    judge_set: JudgeSetFlag = None,
+    budget: BudgetFlag = None,
+    max_failures: MaxFailuresFlag = None,
+) -> Decider:
+    """The rules, or the model that flags and environment name."""
+    from closedbook.harness.dedup import rules
+    from closedbook.harness.dedup.llm import LLMDecider
+
+    if decider not in ("rules", "llm", "cascade"):
+        raise RequestError(f"--decider is rules, llm or cascade, not {decider!r}")
+    if decider == "rules":
+        return rules
+    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_failures)
+    if settings.kind == "rules":
+        raise RequestError(f"--decider {decider} needs a model: --judge openai or --judge vllm, with --judge-model")
+    return LLMDecider(settings, rules_first=decider == "cascade")
 
 
 def _print_plan(plan: Plan | None, as_json: bool) -> None:
@@ -182,6 +231,7 @@ def _cell(value: object) -> str:
 
 
 @app.command("eval")
+@with_flags("settings", _judge_settings)
 def eval_command(
     model: Annotated[str, typer.Argument(help="Model folder or hub id; with an API backend, its name on the server.")],
     tasks: Annotated[
@@ -197,12 +247,8 @@ def eval_command(
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")
     ] = None,
-    judge: JudgeFlag = None,
-    judge_model: JudgeModelFlag = None,
-    judge_url: JudgeUrlFlag = None,
-    judge_set: JudgeSetFlag = None,
-    budget: BudgetFlag = None,
-    max_judge_failures: MaxFailuresFlag = None,
+    *,
+    settings: JudgeSettings,
     calibration: Annotated[
         Path | None, typer.Option(help="calibration.json of this judge: also report accuracy corrected for its errors.")
     ] = None,
@@ -217,7 +263,6 @@ def eval_command(
     """
     from closedbook.harness.evaluate import evaluate, parse_model_args, plan_judging
 
-    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     chosen = [task for task in tasks.split(",") if task]
     if dry_run:
         _print_plan(plan_judging(chosen, settings, limit, split), as_json)
@@ -340,6 +385,7 @@ def data_list(as_json: JsonFlag = False) -> None:
 
 
 @splits_app.command("build")
+@with_flags("decider", _decider)
 def splits_build(
     names: Names = None,
     drop: Annotated[str, typer.Option(help="The side that a contained pair is dropped from: test or train.")] = "test",
@@ -352,13 +398,8 @@ def splits_build(
         str | None,
         typer.Option(help="Also compare questions of like meaning: minilm, or any sentence-transformers model."),
     ] = None,
-    decider: DeciderFlag = "rules",
-    judge: DeciderKindFlag = None,
-    judge_model: DeciderModelFlag = None,
-    judge_url: DeciderUrlFlag = None,
-    judge_set: JudgeSetFlag = None,
-    budget: BudgetFlag = None,
-    max_failures: MaxFailuresFlag = None,
+    *,
+    decider: Decider,
     as_json: JsonFlag = False,
 ) -> None:
     """Build the manifests from the sources; the same sources give the same bytes.
@@ -375,12 +416,10 @@ def splits_build(
     if drop not in ("test", "train"):
         raise RequestError(f"--drop is test or train, not {drop!r}")
     seed = splits.SEED if seed is None else seed
-    settings = _decider_settings(decider, judge, judge_model, judge_url, judge_set, budget, max_failures)
-    chosen = _make_decider(decider, settings)
     embed = embedder(embeddings) if embeddings else None
     built = {}
     with ExitStack() as stack:
-        options: dict[str, Any] = {"decider": chosen, "embed": embed}
+        options: dict[str, Any] = {"decider": decider, "embed": embed}
         if ledger:
             lines = stack.enter_context(written_aside(ledger))
             options["record"] = lambda decision: lines.write(to_json(decision) + "\n")
@@ -389,12 +428,12 @@ def splits_build(
             write_manifest(built[name], out)
     if not names:
         with people.status("looking for overlaps between benchmarks"):
-            splits.write_overlaps(splits.find_overlaps(out, chosen, embed=embed), out)
+            splits.write_overlaps(splits.find_overlaps(out, decider, embed=embed), out)
     if as_json:
         print_json(_summary(built))
     else:
         _print_manifests(built)
-    _end_deciding(chosen, settings)
+    _end_deciding(decider)
 
 
 def _summary(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, object]]:
@@ -455,15 +494,11 @@ def tasks_list() -> None:
 
 
 @dedup_app.command("score")
+@with_flags("decider", _decider)
 def dedup_score(
     pairs: Annotated[Path, typer.Argument(help="Labelled pairs, JSON Lines.")],
-    decider: DeciderFlag = "rules",
-    judge: DeciderKindFlag = None,
-    judge_model: DeciderModelFlag = None,
-    judge_url: DeciderUrlFlag = None,
-    judge_set: JudgeSetFlag = None,
-    budget: BudgetFlag = None,
-    max_failures: MaxFailuresFlag = None,
+    *,
+    decider: Decider,
     as_json: JsonFlag = False,
 ) -> None:
     """Precision, recall and F1 of a decider on labelled pairs.
@@ -476,19 +511,17 @@ def dedup_score(
     """
     from closedbook.harness.dedup.score import score_pairs
 
-    settings = _decider_settings(decider, judge, judge_model, judge_url, judge_set, budget, max_failures)
-    chosen = _make_decider(decider, settings)
-    figures = score_pairs(pairs, chosen)
+    figures = score_pairs(pairs, decider)
     if as_json:
         print_json(figures)
     else:
         names = ("precision", "recall", "f1")
         _table(
-            f"same_fact; decider: {decider}",
+            f"same_fact; decider: {_kind(decider)}",
             ["", *names],
             [[group, *(f"{entry[n]}\nn = {entry[n].n}" for n in names)] for group, entry in figures.items()],
         )
-    _end_deciding(chosen, settings)
+    _end_deciding(decider)
 
 
 @dedup_app.command("explain")
@@ -562,18 +595,15 @@ def dedup_contamination(
 
 
 @dedup_app.command("effect")
+@with_flags("settings", _judge_settings)
 def dedup_effect(
     model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
     names: Names = None,
     backend: Annotated[str, typer.Option(help="lm-eval's backend: hf, vllm, local-chat-completions, ...")] = "hf",
     model_args: Annotated[str, typer.Option(help="Further backend arguments: name=value,name=value.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Kept questions a benchmark; all unless given.")] = None,
-    judge: JudgeFlag = None,
-    judge_model: JudgeModelFlag = None,
-    judge_url: JudgeUrlFlag = None,
-    judge_set: JudgeSetFlag = None,
-    budget: BudgetFlag = None,
-    max_judge_failures: MaxFailuresFlag = None,
+    *,
+    settings: JudgeSettings,
     out: Annotated[Path, typer.Option(help="Folder of the runs; a rerun with the same one goes on.")] = Path("effect"),
     as_json: JsonFlag = False,
 ) -> None:
@@ -585,7 +615,6 @@ def dedup_effect(
     from closedbook.harness.dedup.effect import measure
     from closedbook.harness.evaluate import parse_model_args
 
-    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     found = measure(
         model, _chosen(names), settings, out, limit, backend=backend, model_args=parse_model_args(model_args)
     )
@@ -604,39 +633,22 @@ def dedup_effect(
     people.print(f"results: {out / 'effect.json'}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _decider_settings(
-    decider: str,
-    judge: str | None,
-    model: str | None,
-    url: str | None,
-    further: list[str] | None,
-    budget: float | None,
-    max_failures: float | None,
-) -> JudgeSettings | None:
-    """The model that decides; None where rules do."""
-    if decider not in ("rules", "llm", "cascade"):
-        raise RequestError(f"--decider is rules, llm or cascade, not {decider!r}")
-    if decider == "rules":
-        return None
-    settings = _judge_settings(judge, model, url, further, budget, max_failures)
-    if settings.kind == "rules":
-        raise RequestError(f"--decider {decider} needs a model: --judge openai or --judge vllm, with --judge-model")
-    return settings
-
-
-def _make_decider(decider: str, settings: JudgeSettings | None) -> Decider:
-    from closedbook.harness.dedup import rules
+def _kind(decider: Decider) -> str:
+    """What `--decider` calls it."""
     from closedbook.harness.dedup.llm import LLMDecider
 
-    return rules if settings is None else LLMDecider(settings, rules_first=decider == "cascade")
+    if not isinstance(decider, LLMDecider):
+        return "rules"
+    return "cascade" if decider.rules_first else "llm"
 
 
-def _end_deciding(decider: Decider, settings: JudgeSettings | None) -> None:
+def _end_deciding(decider: Decider) -> None:
     """Spending and failures of a model that decided; exit code 1 where too many pairs failed."""
     from closedbook.harness.dedup.llm import LLMDecider
 
-    if settings is None or not isinstance(decider, LLMDecider):
+    if not isinstance(decider, LLMDecider):
         return
+    settings = decider.asker.settings
     _print_spent(decider.asker.spending, settings)
     if decider.failures:
         said = f"{decider.failures.total()} of {decider.decided} pairs could not be decided ({dict(decider.failures)})"
@@ -728,15 +740,12 @@ def _print_matches(report: Mapping[str, Any]) -> None:
 
 
 @judge_app.command("grade")
+@with_flags("settings", _judge_settings)
 def judge_grade(
     answers: Annotated[Path, typer.Argument(help="JSON Lines with question, golds and answer.")],
     out: Annotated[Path | None, typer.Option(help="Graded lines; by default beside the input, *.graded.jsonl.")] = None,
-    judge: JudgeFlag = None,
-    judge_model: JudgeModelFlag = None,
-    judge_url: JudgeUrlFlag = None,
-    judge_set: JudgeSetFlag = None,
-    budget: BudgetFlag = None,
-    max_judge_failures: MaxFailuresFlag = None,
+    *,
+    settings: JudgeSettings,
     dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -749,7 +758,6 @@ def judge_grade(
     from closedbook.harness.judge import make_judge
     from closedbook.harness.judge.grading import grade_file, read_rows
 
-    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     grader = make_judge(settings)
     if dry_run:
         _dry_run(grader, (triple for _, triple in read_rows(answers)), as_json)
@@ -770,6 +778,7 @@ def judge_grade(
 
 
 @judge_app.command("calibrate")
+@with_flags("settings", _judge_settings)
 def judge_calibrate(
     labels: Annotated[
         Path,
@@ -784,12 +793,8 @@ def judge_calibrate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take so many, spread evenly over the file.")] = None,
     out: Annotated[Path, typer.Option(help="Where the calibration goes.")] = Path("calibration.json"),
-    judge: JudgeFlag = None,
-    judge_model: JudgeModelFlag = None,
-    judge_url: JudgeUrlFlag = None,
-    judge_set: JudgeSetFlag = None,
-    budget: BudgetFlag = None,
-    max_judge_failures: MaxFailuresFlag = None,
+    *,
+    settings: JudgeSettings,
     dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -801,7 +806,6 @@ def judge_calibrate(
     from closedbook.harness.judge import make_judge
     from closedbook.harness.judge.calibration import calibrate, chosen_labels, write_calibration
 
-    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     if out.resolve() == labels.resolve():
         raise RequestError(f"{out} holds the labels; name another file for the calibration")
     grader = make_judge(settings)
@@ -828,13 +832,10 @@ def judge_calibrate(
 
 
 @judge_app.command("attack")
+@with_flags("settings", _judge_settings)
 def judge_attack(
-    judge: JudgeFlag = None,
-    judge_model: JudgeModelFlag = None,
-    judge_url: JudgeUrlFlag = None,
-    judge_set: JudgeSetFlag = None,
-    budget: BudgetFlag = None,
-    max_judge_failures: MaxFailuresFlag = None,
+    *,
+    settings: JudgeSettings,
     show: Annotated[bool, typer.Option("--show", help="Also print the answers that got through.")] = False,
     dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
@@ -847,7 +848,6 @@ def judge_attack(
     from closedbook.harness.judge import make_judge
     from closedbook.harness.judge.attack import attack, attacks
 
-    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_judge_failures)
     grader = make_judge(settings)
     if dry_run:
         _dry_run(grader, (tried.triple for tried in attacks()), as_json)
