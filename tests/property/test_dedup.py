@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,29 +15,12 @@ from closedbook.harness.questions import Question, make_question
 from closedbook.harness.sources import benchmarks
 
 WORDS = st.text(string.ascii_letters + "äßéО中ı", min_size=1, max_size=9) | st.sampled_from(
-    [
-        "who",
-        "what",
-        "capital",
-        "first",
-        "second",
-        "most",
-        "not",
-        "7",
-        "1992",
-        "2001",
-        "wrote",
-        "won",
-        "the",
-        "St.",
-        "U.S.",
-        "Osric",
-        "Tharn",
-    ]
-)
+    ["who", "what", "capital", "first", "second", "most", "not", "7", "1992", "2001", "wrote", "won", "the", "St.",
+     "U.S.", "Osric", "Tharn"]
+)  # fmt: skip
 TEXTS = st.lists(WORDS, min_size=1, max_size=8).map(" ".join)
 QUESTIONS = st.builds(
-    lambda benchmark, text, golds: make_question(benchmark, text, golds),
+    make_question,
     st.sampled_from(["nq", "popqa", "ours"]),
     TEXTS,
     st.lists(TEXTS | st.sampled_from(["7", "May 5, 1992", "Osric Vane"]), min_size=1, max_size=3),
@@ -49,10 +33,10 @@ def test_a_question_is_contained_in_itself(question: Question) -> None:
 
 
 @given(QUESTIONS, st.sampled_from([str.upper, str.title, str.swapcase]), st.sampled_from(["?", " !", "...", "\t"]))
-def test_case_spacing_and_punctuation_change_nothing(question: Question, case: object, tail: str) -> None:
+def test_case_spacing_and_punctuation_change_nothing(question: Question, case: Callable[[str], str], tail: str) -> None:
     if not question.question.isascii():  # some letters have more than two cases
         return
-    written = "  ".join(case(question.question).split()) + tail  # type: ignore[operator]
+    written = "  ".join(case(question.question).split()) + tail
     assert decide_by_rules(question, make_question(question.benchmark, written, question.answers)).drops
 
 
@@ -87,29 +71,26 @@ NAMES = (
     .filter(lambda name: says_something(normal_words(name)))
     .map(str.capitalize)
 )
-RELATIONS = st.sampled_from(sorted(benchmarks()["popqa"].forms.items()))
+FORMS = benchmarks()["popqa"].forms
 
 
 def popqa(form: str, subject: str, *answers: str) -> Question:
     return make_question("popqa", form.format(subject), answers)
 
 
-@given(RELATIONS, NAMES, NAMES, NAMES)
+@given(st.sampled_from(list(FORMS.values())), NAMES, NAMES, NAMES)
 def test_two_things_of_one_name_with_other_answers_are_never_contained(
-    relation: tuple[str, str], subject: str, answer: str, other: str
+    form: str, subject: str, answer: str, other: str
 ) -> None:
     if answer != other:
-        decision = decide_by_rules(popqa(relation[1], subject, answer), popqa(relation[1], subject, other))
+        decision = decide_by_rules(popqa(form, subject, answer), popqa(form, subject, other))
         assert decision.verdict is Verdict.NOT_CONTAINED
 
 
 @given(NAMES, NAMES, st.lists(NAMES, max_size=2))
 def test_a_capital_turned_round_is_always_contained(town: str, realm: str, further: list[str]) -> None:
-    forms = benchmarks()["popqa"].forms
-    forward, backward = (
-        popqa(forms["capital"], realm, town, *further),
-        popqa(forms["capital of"], town, *further, realm),
-    )
+    forward = popqa(FORMS["capital"], realm, town, *further)
+    backward = popqa(FORMS["capital of"], town, *further, realm)
     assert decide_by_rules(forward, backward).verdict is Verdict.CONTAINED
 
 
@@ -139,15 +120,15 @@ IN_OTHER_WORDS = {
     "religion": ["What religion does {0} have?", "Which religion is {0}?"],
     "color": ["What is the color of {0}?", "Which colour is {0}?"],
 }
+REPHRASED = st.sampled_from([(form, other) for name, form in FORMS.items() for other in IN_OTHER_WORDS[name]])
 
 
-@given(RELATIONS, NAMES, NAMES, st.data())
+@given(REPHRASED, NAMES, NAMES)
 def test_a_popqa_fact_in_other_words_or_turned_round_is_always_contained(
-    relation: tuple[str, str], subject: str, answer: str, data: st.DataObject
+    rephrased: tuple[str, str], subject: str, answer: str
 ) -> None:
-    name, form = relation
-    way = data.draw(st.sampled_from(IN_OTHER_WORDS[name]))
-    other = way.format(subject, answer)
-    gold = subject if "{1}" in way else answer
-    assert decide_by_rules(popqa(form, subject, answer), make_question("nq", other, [gold])).drops
-    assert decide_by_rules(popqa(form, subject, answer), make_question("popqa", other, [gold])).drops
+    form, other = rephrased
+    gold = subject if "{1}" in other else answer
+    for benchmark in ("nq", "popqa"):
+        asked = make_question(benchmark, other.format(subject, answer), [gold])
+        assert decide_by_rules(popqa(form, subject, answer), asked).drops
