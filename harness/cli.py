@@ -625,8 +625,15 @@ def dedup_effect(
             f"In per cent, with 95 % intervals; judge: {_named(settings)}",
             ["benchmark", "dropped", "n", "on the kept", "n", "on the dropped", "full - deduplicated"],
             [
-                [of.benchmark, f"{100 * of.share:.1f}", of.kept.n, of.kept, of.dropped.n, of.dropped]
-                + [of.full_minus_deduplicated]
+                [
+                    of.benchmark,
+                    f"{100 * of.share:.1f}",
+                    of.kept.n,
+                    of.kept,
+                    of.dropped.n,
+                    of.dropped,
+                    of.full_minus_deduplicated,
+                ]
                 for of in found
             ],
         )

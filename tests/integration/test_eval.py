@@ -106,7 +106,18 @@ def test_closedbook_eval_prints_json_only_and_agrees_with_its_samples(small_mode
 
 def test_the_effect_of_deduplication_is_measured_on_what_was_kept_and_what_was_dropped(small_model, tmp_path):
     dropped = len(read_manifest("worldfacts").ids("dropped"))
-    command = BIN / "closedbook", "dedup", "effect", small_model, "worldfacts", "--limit", 8, "--out", tmp_path, "--json"
+    command = (
+        BIN / "closedbook",
+        "dedup",
+        "effect",
+        small_model,
+        "worldfacts",
+        "--limit",
+        8,
+        "--out",
+        tmp_path,
+        "--json",
+    )
     (effect,) = json.loads(call(*command))
     assert (effect["kept"]["n"], effect["dropped"]["n"]) == (8, dropped)
     assert json.loads((tmp_path / "effect.json").read_text())["effects"] == [effect]

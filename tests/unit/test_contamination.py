@@ -39,5 +39,7 @@ def test_what_dropping_does_to_a_score_is_the_share_times_the_difference_between
 
 def test_a_file_that_holds_no_effects_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "effect.json").write_text('{"model": "m"}')
-    with pytest.raises(RequestError, match=r"effect\.json is no effect\.json \([^\n]*\); `closedbook dedup effect MODEL`"):
+    with pytest.raises(
+        RequestError, match=r"effect\.json is no effect\.json \([^\n]*\); `closedbook dedup effect MODEL`"
+    ):
         contamination(effect=tmp_path / "effect.json")

@@ -121,7 +121,9 @@ def test_answers_of_another_checkpoint_or_setting_are_never_reused(change):
     assert described(**change).answers_digest != described().answers_digest
 
 
-@pytest.mark.parametrize("change", [{"tasks": ["u"]}, {"split": "dropped"}, {"limit": 5}, {"judge": JudgeSettings(kind="rules")}])
+@pytest.mark.parametrize(
+    "change", [{"tasks": ["u"]}, {"split": "dropped"}, {"limit": 5}, {"judge": JudgeSettings(kind="rules")}]
+)
 def test_another_task_limit_or_judge_has_another_run_folder_but_the_same_answers(change):
     assert described(**change).digest != described().digest
     assert described(**change).answers_digest == described().answers_digest
