@@ -35,8 +35,12 @@ class Estimate:
         if self.value is None:
             return "-"
         if self.low is None or self.high is None:
-            return f"{100 * self.value:.1f} [-]"
-        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+            return f"{_per_cent(self.value)} [-]"
+        return f"{_per_cent(self.value)} [{_per_cent(self.low)}, {_per_cent(self.high)}]"
+
+
+def _per_cent(value: float) -> str:
+    return f"{round(100 * value, 1) + 0.0:.1f}"  # never "-0.0"
 
 
 def wilson(successes: int, n: int) -> Estimate:

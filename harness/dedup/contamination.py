@@ -20,12 +20,12 @@ from closedbook.harness.statistics import Estimate, wilson
 KINDS = {  # rule of the decider: what it found
     "equal": "exact",
     "fact": "structured",
-    "form": "structured",
     "paraphrase": "paraphrase",
     "alias": "alias",
     "reversal": "reversal",
     "llm": "model",
 }
+OTHER = "undecided"  # a model failed
 EXAMPLES = 10
 DROPPED = """\
 Test questions whose fact a training question of the same benchmark states. They were dropped. In per cent of the test
@@ -44,7 +44,8 @@ cannot tell them apart. In PopQA they are homonyms, people and works of one name
 a training question states one of its subjects' facts."""
 EFFECT = """\
 The full test set is what was kept and what was dropped; the answers to the kept questions count in both scores. So the
-difference is the share dropped times the difference between both parts (Newcombe's interval, scaled). In per cent."""
+difference is the share dropped times the difference between both parts (Newcombe's interval, scaled). In per cent;
+`closedbook dedup effect MODEL` measures it."""
 EXPLAIN = """\
 `closedbook dedup explain ID` shows a question beside all that it was compared with, from your own copy of the source.
 """
@@ -113,8 +114,8 @@ def _train_sizes(manifests: dict[str, Manifest]) -> str:
 
 
 def _by_kind(manifests: dict[str, Manifest]) -> list[str]:
-    kinds = list(dict.fromkeys(KINDS.values()))
-    counts = {name: Counter(KINDS.get(row.rule or "", "other") for row in _left(m)) for name, m in manifests.items()}
+    kinds = [*dict.fromkeys(KINDS.values()), OTHER]
+    counts = {name: Counter(KINDS.get(row.rule or "", OTHER) for row in _left(m)) for name, m in manifests.items()}
     shown = [kind for kind in kinds if any(count[kind] for count in counts.values())]
     return _table(["benchmark", *shown], [[name, *(count[kind] for kind in shown)] for name, count in counts.items()])
 
@@ -155,6 +156,6 @@ def _examples(manifests: dict[str, Manifest]) -> list[str]:
     first: dict[tuple[str, str], Row] = {}
     for name, manifest in manifests.items():
         for row in _left(manifest):
-            first.setdefault((name, KINDS.get(row.rule or "", "other")), row)
+            first.setdefault((name, KINDS.get(row.rule or "", OTHER)), row)
     rows = [[name, kind, row.id, row.contained_in, row.score] for (name, kind), row in list(first.items())[:EXAMPLES]]
     return _table(["benchmark", "kind", "test question", "contained in", "score"], rows)

@@ -1,7 +1,7 @@
 """The rules decider: does one question state the fact that another one asks for?
 
-It sees a pair of Questions and nothing else, neither corpus nor other rows, so a verdict can be explained and repeated
-for one pair alone. Two questions can state the same fact only if their answers agree, or if each mentions the answer of
+It sees a pair of Questions and no other row, only tables that ship with the package (how rare a word is, the forms of
+a benchmark's questions), so a verdict can be explained and repeated for one pair alone. Two questions can state the same fact only if their answers agree, or if each mentions the answer of
 the other one (a reversal). What then decides is what is left when the words that they share are taken away: extra words
 on one side only add detail ("the song", "in 1891"); distinct words on both sides name two things.
 
@@ -42,6 +42,23 @@ from closedbook.harness.questions import Question
 from closedbook.harness.text import answer_key
 
 RULES = "rules-2"  # name and version of the rules; a change of any verdict is a new version
+
+REASONS = {  # what each rule says, in the order in which they are tried
+    "fact": "both carry structured facts of one benchmark; contained if they share one, else not",
+    "form": "both fill forms of one benchmark with another subject or relation; not contained",
+    "equal": "the same words, and an answer agrees; contained, or unsure if only some answers of PopQA's do",
+    "homonym": "the same words, and no answer agrees; two things of one name, not contained",
+    "answer": "no answer agrees, and they do not mention each other's; not contained",
+    "negation": "one asks for what is not; not contained",
+    "relation": "other relations, such as wrote and sang, or won and played in; not contained",
+    "record": "one asks for the most, the other one for one event; not contained",
+    "edition": "other years, numbers or ranks; not contained",
+    "alias": "the answers agree, and each mentions one of them: both ask for another name of one thing; contained",
+    "paraphrase": "an answer agrees, and what they share outweighs what is left of the poorer one; contained",
+    "reversal": "each mentions an answer of the other one, and little else is left of the poorer one; contained",
+    "subject": "the same answer to a question about something else; not contained",
+    "mention": "they mention each other's answers, but too much is left; not contained",
+}
 
 SIMILAR = 0.75  # share of the weight that questions with a common answer must share to state the same fact
 UNSURE = 0.55  # from here on it is an open question
@@ -260,7 +277,7 @@ def _rule(a: Profile, b: Profile) -> tuple[Verdict, str, float]:
         return (yes if score >= SIMILAR else Verdict.UNSURE), "paraphrase", score
     if ours and theirs and _turned(weighed, ours, theirs):
         return (yes if weighed.shared else Verdict.UNSURE), "reversal", score
-    return Verdict.NOT_CONTAINED, "subject" if alike else "answer", score
+    return Verdict.NOT_CONTAINED, "subject" if alike else "mention", score
 
 
 def _turned(weighed: Balance, ours: frozenset[str], theirs: frozenset[str]) -> bool:
@@ -275,22 +292,7 @@ def _turned(weighed: Balance, ours: frozenset[str], theirs: frozenset[str]) -> b
 def decide_by_rules(question: Question, candidate: Question) -> Decision:
     """Whether `candidate` states the fact that `question` asks for; symmetric in its verdict.
 
-    The first rule that applies decides:
-        fact: both carry structured facts of one benchmark; contained if they share one ("capital" and "capital of" are
-            one relation), else not.
-        form: both fill forms of one benchmark ("What is the capital of {}?"): contained if subject and answers are the
-            same, or exchanged between a relation and its inverse; unsure if some answers are.
-        equal, homonym: the same words; contained if an answer agrees, else two things of one name.
-        answer: not contained: no answer agrees, and they do not mention each other's.
-        negation, relation, edition: not contained: one asks for what is not; they ask for other relations (wrote, sang;
-            won, played in); they name other years, numbers, or one an ordinal.
-        alias: contained: the answers agree, and each mentions one of them: both ask for another name of one thing.
-            Unsure where they share little else.
-        paraphrase: an answer agrees, neither names what the other does not, and the words they share outweigh what is
-            left of the poorer one.
-        reversal: each mentions an answer of the other one, and little else is left of the poorer one. Unsure where they
-            share nothing else.
-        subject: not contained: the same answer to a question about something else.
+    The first rule that applies decides; REASONS tells them.
     """
     verdict, rule, score = _rule(profile(question), profile(candidate))
     return Decision(question.id, candidate.id, verdict, rule, round(score, 4), RULES)

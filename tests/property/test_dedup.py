@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from closedbook.harness.dedup import Verdict, compare, decide_by_rules, strongest
 from closedbook.harness.dedup.profiles import normal_words, says_something
+from closedbook.harness.dedup.rules import REASONS
 from closedbook.harness.questions import Question, make_question
 from closedbook.harness.sources import benchmarks
 
@@ -45,6 +46,7 @@ def test_the_verdict_is_the_same_both_ways(a: Question, b: Question) -> None:
     one, other = decide_by_rules(a, b), decide_by_rules(b, a)
     assert (one.verdict, one.rule, one.score) == (other.verdict, other.rule, other.score)
     assert 0 <= one.score <= 1
+    assert one.rule in REASONS
 
 
 POOLS = st.lists(QUESTIONS, unique_by=lambda question: question.id, min_size=1, max_size=20)

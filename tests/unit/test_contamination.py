@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from closedbook.harness.dedup.contamination import contamination
 from closedbook.harness.dedup.effect import effect_of
 from closedbook.harness.errors import RequestError
-from closedbook.harness.manifests import read_manifest
+from closedbook.harness.manifests import manifests_dir, read_manifest, write_manifest
 from closedbook.harness.statistics import wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,3 +45,11 @@ def test_a_file_that_holds_no_effects_is_one_line(tmp_path: Path) -> None:
         RequestError, match=r"effect\.json is no effect\.json \([^\n]*\); `closedbook dedup effect MODEL`"
     ):
         contamination(effect=tmp_path / "effect.json")
+
+
+def test_what_a_model_could_not_decide_is_shown_among_the_kinds(tmp_path: Path) -> None:
+    shutil.copytree(manifests_dir(), tmp_path, dirs_exist_ok=True)
+    manifest = read_manifest("worldfacts")
+    failed = tuple(replace(row, rule="unparsable") if row.split == "dropped" else row for row in manifest.rows)
+    write_manifest(replace(manifest, rows=failed), tmp_path)
+    assert f"| worldfacts | 0 | 0 | 0 | 0 | 0 | {len(manifest.ids('dropped'))} |" in contamination(tmp_path)

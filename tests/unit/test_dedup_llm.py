@@ -30,6 +30,10 @@ OPEN = (
 )
 EQUAL = ask("who slew smolt", "Osric"), ask("Who slew Smolt?", "Osric")
 OTHER = ask("who slew smolt", "Osric"), ask("who slew smolt", "Pan")
+MENTIONED = (
+    ask("who led the tharn rebellion against the gorlim dynasty before osric burned the harbour", "Smolt Harrow"),
+    ask("which ancient chronicler did smolt harrow hire to praise the winter palace of osric", "Osric"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -97,12 +101,13 @@ def test_the_model_decides_all_pairs_and_its_reasoning_is_kept() -> None:
 
 def test_with_rules_first_only_what_they_leave_open_is_asked() -> None:
     with JudgeServer(lambda prompt: YES if "france" in prompt else NO) as server:
-        decisions = list(decider(server, rules_first=True)([EQUAL, OPEN, OTHER]))
-        assert len(server.prompts) == 2  # a known pair first
+        decisions = list(decider(server, rules_first=True)([EQUAL, OPEN, OTHER, MENTIONED]))
+        assert len(server.prompts) == 3  # a known pair first
     assert [(d.rule, d.verdict) for d in decisions] == [
         ("equal", Verdict.CONTAINED),
         ("llm", Verdict.NOT_CONTAINED),
         ("homonym", Verdict.NOT_CONTAINED),
+        ("llm", Verdict.NOT_CONTAINED),
     ]
 
 

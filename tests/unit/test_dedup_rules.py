@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from closedbook.harness.dedup.decisions import Verdict
 from closedbook.harness.dedup.profiles import profile
-from closedbook.harness.dedup.rules import Balance, agree, decide_by_rules, overlap
+from closedbook.harness.dedup.rules import REASONS, Balance, agree, decide_by_rules, overlap
 from closedbook.harness.questions import Question, make_question
 
 YES, NO, PERHAPS = Verdict.CONTAINED, Verdict.NOT_CONTAINED, Verdict.UNSURE
@@ -31,6 +33,20 @@ def rule(question: Question, candidate: Question) -> tuple[str, Verdict]:
 
 def same_answer(question: str, candidate: str, answer: str = "Osric Vane") -> tuple[str, Verdict]:
     return rule(ask(question, answer), ask(candidate, answer))
+
+
+def test_the_docs_tell_every_rule_in_the_order_in_which_they_are_tried() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "dedup.md").read_text()
+    table = page.split("| rule | verdict | when |")[1].split("\n\n")[0]
+    assert [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])] == [
+        *REASONS
+    ]
+
+
+def test_answers_that_are_mentioned_in_another_connection_do_not_turn_a_question_round() -> None:
+    who = "who led the tharn rebellion against the gorlim dynasty before osric burned the harbour"
+    which = "which ancient chronicler did smolt harrow hire to praise the winter palace of osric"
+    assert rule(ask(who, "Smolt Harrow"), ask(which, "Osric")) == ("mention", NO)
 
 
 # --- facts and forms ---
@@ -328,7 +344,7 @@ def test_a_year_that_is_mentioned_needs_more_in_common() -> None:
 def test_two_other_facts_about_the_same_two_things_are_no_reversal() -> None:
     fire = ask("whose riders had entered Moskva when the flood of 1712 rose after the northern retreat", "Bonaparte")
     assert rule(fire, ask("what town closed the longest march of the campaigns by Bonaparte", "Moskva")) == (
-        "answer",
+        "mention",
         NO,
     )
 

@@ -30,6 +30,7 @@ def test_unknown_values_leave_the_mean_and_n():
 
 def test_a_figure_reads_in_per_cent_with_its_interval():
     assert str(wilson(30, 100)) == "30.0 [21.9, 39.6]"
+    assert str(Estimate(-0.0001, -0.02, 0.0001, 9)) == "0.0 [-2.0, 0.0]"
 
 
 def test_a_proportion_refuses_what_is_neither_0_nor_1():
