@@ -1,9 +1,10 @@
 """The rules decider: does one question state the fact that another one asks for?
 
 It sees a pair of Questions and no other row, only tables that ship with the package (how rare a word is, the forms of
-a benchmark's questions), so a verdict can be explained and repeated for one pair alone. Two questions can state the same fact only if their answers agree, or if each mentions the answer of
-the other one (a reversal). What then decides is what is left when the words that they share are taken away: extra words
-on one side only add detail ("the song", "in 1891"); distinct words on both sides name two things.
+a benchmark's questions), so a verdict can be explained and repeated for one pair alone. Two questions can state the
+same fact only if their answers agree, or if each mentions the answer of the other one (a reversal). What then decides
+is what is left when the words that they share are taken away: extra words on one side only add detail ("the song", "in
+1891"); distinct words on both sides name two things.
 
 What surprises: the rules lean towards "contained". A question dropped without need costs a little test size; a fact
 that leaked makes the whole measurement wrong.
