@@ -16,6 +16,7 @@ from closedbook.harness.dedup.candidates import (
     exchanged_answers,
     highest,
     lexical,
+    retrievers,
     same_words,
 )
 from closedbook.harness.questions import Question, make_question
@@ -143,3 +144,16 @@ def test_the_order_of_the_pool_changes_nothing() -> None:
     once = list(candidate_pairs([query], pool))
     assert once == list(candidate_pairs([query], pool[::-1]))
     assert [candidate for _, candidate in once] == sorted(pool, key=lambda q: q.id)[:NEIGHBOURS]
+
+
+def test_an_answer_of_several_words_is_found_where_it_is_mentioned() -> None:
+    pool = [ask("which realm did Osric Vane rule", "Great Tharn"), ask("which realm did Osric rule", "Great Tharn")]
+    assert found(exchanged_answers(pool), ask("who ruled Great Tharn", "Osric Vane")) == [0]
+
+
+def test_every_retriever_has_its_name_and_the_nearest_are_as_many_as_asked_for() -> None:
+    pool = numbered(9)
+    made = retrievers(pool, lambda questions: np.ones((len(questions), 1), dtype=np.float32), 2)
+    assert list(made) == ["same words", "lexical", "common answer", "exchanged answers", "dense"]
+    assert len(found(made["lexical"], ask("gate1 gate2 gate3 gate4", "x"))) == 2
+    assert len(found(made["dense"], ask("gate1", "x"))) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from closedbook.harness.dedup.decisions import Verdict
 from closedbook.harness.dedup.profiles import profile
-from closedbook.harness.dedup.rules import REASONS, Balance, agree, decide_by_rules, overlap
+from closedbook.harness.dedup.rules import REASONS, Balance, agree, balance, decide_by_rules, overlap
 from closedbook.harness.questions import Question, make_question
 
 YES, NO, PERHAPS = Verdict.CONTAINED, Verdict.NOT_CONTAINED, Verdict.UNSURE
@@ -382,3 +382,59 @@ def test_of_two_spellings_the_nearest_are_paired_whichever_question_comes_first(
 
 def test_numbers_are_never_alike() -> None:
     assert overlap(profile(ask("gate 10000")), profile(ask("gate 10001"))).shared == (("gate", "gate"),)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "shared"),
+    [
+        ("thar", "tharn", {("thar", "tharn")}),  # one letter more
+        ("tharnovan", "tharno", {("tharnovan", "tharno")}),  # the beginning of the other one
+        ("hgfedcba", "abcdefgh", set()),  # the same letters
+        ("gorlimmen", "gorlimman gorlimmenz", {("gorlimmen", "gorlimmenz")}),  # the nearest first
+        ("who wrote smolt", "author of smolt", {("write", "author"), ("smolt", "smolt")}),  # one relation
+    ],
+)
+def test_words_are_one_if_they_are_spelled_alike_or_stand_for_one_relation(
+    left: str, right: str, shared: set[tuple[str, str]]
+) -> None:
+    assert set(overlap(profile(ask(left)), profile(ask(right))).shared) == shared
+
+
+def test_a_word_that_one_of_two_questions_writes_as_a_name_tells_as_much_as_in_both() -> None:
+    def told(left: str, right: str) -> float:
+        a, b = profile(ask(left)), profile(ask(right))
+        return balance(a, b, overlap(a, b), frozenset()).told
+
+    assert told("who ruled Dragon", "who ruled dragon") == told("who ruled Dragon", "who ruled Dragon")
+    assert told("who ruled Dragon", "who ruled Dragon") > told("who ruled dragon", "who ruled dragon")
+
+
+# --- the lines between the rules ---
+
+
+def test_a_decision_names_both_questions_and_how_alike_they_are() -> None:
+    a, b, c = ask("who slew smolt", "Osric"), ask("Who slew the Smolt?", "Osric"), ask("who wrote tharn", "Pan")
+    equal, other = decide_by_rules(a, b), decide_by_rules(a, c)
+    assert (equal.question, equal.candidate, equal.score) == (a.id, b.id, 1.0)
+    assert (other.rule, other.score) == ("answer", 0.0)
+    forward, backward = fact("s/1", "capital", "s/2"), fact("s/2", "capital of", "s/1", "Of what is it the capital?")
+    assert decide_by_rules(forward, backward).score == 1.0
+
+
+def test_both_must_ask_for_another_name_of_their_answer() -> None:
+    asked = ask("which river runs past the smolt mill", "Gorlim")
+    assert rule(asked, ask("by what other name is the gorlim water known", "Gorlim")) == ("subject", NO)
+
+
+def test_few_words_are_enough_where_all_of_one_question_is_in_the_other_one() -> None:
+    assert same_answer("who is the king", "who is the king of the old north") == ("paraphrase", YES)
+    assert same_answer("who is the king of smolt", "who is the king of the old north")[1] is NO
+
+
+def test_a_year_that_is_mentioned_turns_no_question_round_unless_something_else_is_shared() -> None:
+    crowned = ask("when did gorlim become king", "1712")
+    assert rule(crowned, ask("which king died in 1712", "Gorlim")) == ("mention", NO)
+
+
+def test_a_rank_on_one_side_alone_is_another_edition() -> None:
+    assert same_answer("who was the second king of tharn", "who was king of tharn") == ("edition", NO)
