@@ -405,8 +405,8 @@ def test_a_word_that_one_of_two_questions_writes_as_a_name_tells_as_much_as_in_b
         a, b = profile(ask(left)), profile(ask(right))
         return balance(a, b, overlap(a, b), frozenset()).told
 
-    assert told("who ruled Dragon", "who ruled dragon") == told("who ruled Dragon", "who ruled Dragon")
-    assert told("who ruled Dragon", "who ruled Dragon") > told("who ruled dragon", "who ruled dragon")
+    assert told("who ruled Harbour", "who ruled harbour") == told("who ruled Harbour", "who ruled Harbour")
+    assert told("who ruled Harbour", "who ruled Harbour") > told("who ruled harbour", "who ruled harbour")
 
 
 # --- the lines between the rules ---
