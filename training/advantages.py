@@ -11,6 +11,7 @@ group with fewer than two rewards has advantages of 0 only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,12 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 
 Form = Literal["group_std", "unscaled", "batch_std", "leave_one_out"]
 Floats = NDArray[np.float64]
+Rewards = ArrayLike | Sequence[Sequence[float | None]]
 
 EPSILON = 1e-4  # TRL's, added to the deviation
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def advantages(rewards: ArrayLike, form: Form = "group_std", epsilon: float = EPSILON) -> Floats:
+def advantages(rewards: Rewards, form: Form = "group_std", epsilon: float = EPSILON) -> Floats:
     """Advantages of rollouts, relative to their groups.
 
     With r a reward, k the number of rewards in its group, m their mean and s their sample deviation (over k - 1):
@@ -35,7 +37,7 @@ def advantages(rewards: ArrayLike, form: Form = "group_std", epsilon: float = EP
     - batch_std: (r - m) / (S + epsilon), S the deviation of all rewards about the mean of all. Lite PPO: Liu et al.
       2025, arXiv 2508.08221. TRL's `scale_rewards="batch"`.
     - leave_one_out: r less the mean of the k - 1 others, which is (r - m) k / (k - 1). RLOO: Ahmadian et al. 2024,
-      arXiv 2402.14740. TRL's `RLOOTrainer` with beta 0.
+      arXiv 2402.14740. TRL's `RLOOTrainer`, which takes its KL term, unless beta is 0, off the rewards before.
 
     Args:
         rewards: Shape (groups, n), row by row the rewards of n rollouts of one question; None or NaN where missing.
@@ -64,7 +66,7 @@ def advantages(rewards: ArrayLike, form: Form = "group_std", epsilon: float = EP
     return np.divide(centred, deviation + epsilon, out=np.zeros_like(centred), where=deviation > 0)
 
 
-def has_signal(rewards: ArrayLike) -> NDArray[np.bool_]:
+def has_signal(rewards: Rewards) -> NDArray[np.bool_]:
     """Whether a group teaches anything: two of its rewards differ, so that its advantages are not all 0.
 
     TRL's `frac_reward_zero_std` is not the complement: it leaves out groups with fewer than two rewards.
@@ -78,11 +80,11 @@ def has_signal(rewards: ArrayLike) -> NDArray[np.bool_]:
     Raises:
         ValueError: Another shape, or a reward that float32 cannot hold.
     """
-    signal: NDArray[np.bool_] = _centred(_table(rewards)).any(axis=1)
+    signal: NDArray[np.bool_] = np.count_nonzero(_centred(_table(rewards)), axis=1) > 0
     return signal
 
 
-def signal_share(rewards: ArrayLike) -> float:
+def signal_share(rewards: Rewards) -> float:
     """The share of groups with signal, in [0, 1]; arguments and errors as those of `has_signal`."""
     return float(has_signal(rewards).mean())
 
@@ -100,7 +102,7 @@ def signal_probability(p: float, n: int) -> float:
     return float(1 - p**n - (1 - p) ** n)
 
 
-def _table(rewards: ArrayLike) -> Floats:
+def _table(rewards: Rewards) -> Floats:
     """Rewards as floats, NaN where missing."""
     table = np.asarray(rewards, dtype=np.float64)
     if table.ndim != 2 or table.size == 0:

@@ -144,7 +144,7 @@ def test_one_correct_among_n_has_the_closed_form_value(n, groups, data):
     place = data.draw(st.integers(0, n - 1))
     rewards = np.zeros((groups, n))
     rewards[:, place] = 1
-    expected = {
+    expected: dict[Form, float] = {
         "unscaled": (n - 1) / n,
         "leave_one_out": 1,
         "group_std": (n - 1) / math.sqrt(n),

@@ -14,7 +14,7 @@ from closedbook.training.advantages import (
     signal_share,
 )
 
-REWARDS = [[1, 0, 0, None], [1, 1, None, None], [None] * 4, [3, None, None, None]]
+REWARDS: list[list[float | None]] = [[1, 0, 0, None], [1, 1, None, None], [None] * 4, [3, None, None, None]]
 
 
 def test_two_thirds_of_a_group_of_three():
@@ -68,18 +68,18 @@ def test_rewards_of_another_shape_are_refused(rewards):
 def test_a_reward_that_float32_cannot_hold_is_refused(reward):
     assert np.isfinite(np.float32(LARGEST))
     assert np.isfinite(advantages([[LARGEST, -LARGEST]])).all()
-    with pytest.raises(ValueError, match="^rewards: .* is more than TRL's float32 can hold$"):
+    with pytest.raises(ValueError, match=r"^rewards: .* is more than TRL's float32 can hold$"):
         advantages([[0, reward]])
 
 
 def test_another_form_is_refused():
     with pytest.raises(
-        ValueError, match="^advantages: no form 'ppo'; there are group_std, unscaled, batch_std, leave_one_out$"
+        ValueError, match=r"^advantages: no form 'ppo'; there are group_std, unscaled, batch_std, leave_one_out$"
     ):
-        advantages([[1, 0]], "ppo")
+        advantages([[1, 0]], "ppo")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("p", "n"), [(-0.1, 5), (1.1, 5), (math.nan, 5), (0.5, 0)])
 def test_no_probability_or_no_group_is_refused(p, n):
-    with pytest.raises(ValueError, match="^signal: want a probability and a group of 1 or more, not "):
+    with pytest.raises(ValueError, match=r"^signal: want a probability and a group of 1 or more, not "):
         signal_probability(p, n)
