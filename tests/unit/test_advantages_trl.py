@@ -1,7 +1,7 @@
 """Our advantages against TRL's own, and TRL's loss against a hand computation: an upgrade that changes them shows here.
 
-TRL's trainers run for real, on a model of a few thousand random weights made in a temporary folder; only the rewards
-are scripted, and the model's answers are ignored.
+TRL's trainers run for real, on the model of a few thousand random weights that conftest.py makes; only the rewards are
+scripted, and the model's answers are ignored.
 """
 
 import itertools
@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from closedbook.training.advantages import Form, advantages, has_signal
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 
-WORDS = ["<pad>", "<eos>", "<unk>", "who", "wrote", "hamlet", "shakespeare", "marlowe", "kyd", "bacon"]
 TRAINERS: dict[Form, tuple[type, type, dict[str, str | float]]] = {
     "group_std": (GRPOTrainer, GRPOConfig, {"scale_rewards": "group", "beta": 0.0}),
     "unscaled": (GRPOTrainer, GRPOConfig, {"scale_rewards": "none", "beta": 0.0}),
@@ -29,32 +27,6 @@ TRAINERS: dict[Form, tuple[type, type, dict[str, str | float]]] = {
 LENGTH = 3
 TEMPERATURE = 0.7
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory):
-    """The folder of a model with its tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny")
-    vocabulary = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="<unk>"))
-    vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=vocabulary, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        initializer_range=0.5,  # so that its words differ in probability
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 class Scripted:
