@@ -63,7 +63,7 @@ def advantages(rewards: Rewards, form: Form = "group_std", epsilon: float = EPSI
             deviation = _deviation(table.reshape(1, -1))
         case _:
             raise ValueError(f"advantages: no form {form!r}; there are {', '.join(get_args(Form))}")
-    return np.divide(centred, deviation + epsilon, out=np.zeros_like(centred), where=deviation > 0)
+    return centred / np.where(deviation > 0, deviation + epsilon, 1.0)  # without deviation the rewards are equal
 
 
 def has_signal(rewards: Rewards) -> NDArray[np.bool_]:
@@ -80,8 +80,7 @@ def has_signal(rewards: Rewards) -> NDArray[np.bool_]:
     Raises:
         ValueError: Another shape, or a reward that float32 cannot hold.
     """
-    signal: NDArray[np.bool_] = np.count_nonzero(_centred(_table(rewards)), axis=1) > 0
-    return signal
+    return np.asarray(_centred(_table(rewards)).any(axis=1))
 
 
 def signal_share(rewards: Rewards) -> float:

@@ -142,9 +142,11 @@ class Reward:
         if self.judge is None:
             return {}
         judgements = self.judge.grade(triples)
-        if len(judgements) != len(triples):
-            raise WorkError(f"reward: the judge gave {len(judgements)} judgements of {len(triples)} answers")
-        return dict(zip(triples, judgements, strict=True))
+        try:
+            return dict(zip(triples, judgements, strict=True))
+        except ValueError:
+            said = f"reward: the judge gave {len(judgements)} judgements of {len(triples)} answers"
+            raise WorkError(said) from None
 
     def _watch(self, judgements: Sequence[Judgement]) -> None:
         """Raise when failures pass the limit."""
@@ -211,7 +213,8 @@ def _figures(
     """The figures of a step; all arguments have one entry a rollout."""
     n = len(triples)
     given = [reward for reward in rewards if reward is not None]
-    (commonest_answer, times), *_ = Counter(answer_key(triple.answer) for triple in triples).most_common(1)
+    times = Counter(answer_key(triple.answer) for triple in triples)
+    commonest = max(times, key=times.__getitem__)
     return RewardFigures(
         reward=sum(given) / len(given) if given else math.nan,
         exact_match=sum(value["exact_match"] for value in values) / n,
@@ -219,8 +222,8 @@ def _figures(
         failed=1 - len(given) / n,
         signal=signal_share(_by_question(triples, rewards)),
         words=sum(len(triple.answer.split()) for triple in triples) / n,
-        commonest=times / n,
-        commonest_answer=commonest_answer,
+        commonest=times[commonest] / n,
+        commonest_answer=commonest,
     )
 
 

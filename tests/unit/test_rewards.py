@@ -75,7 +75,7 @@ def test_the_answer_is_taken_out_as_the_prompts_style_wants_it():
     completion = "It is a play.\nFinal answer: William Shakespeare"
     assert rewards_of(make_reward("exact_match", "cot"), [completion]) == [1]
     assert rewards_of(make_reward("exact_match", "direct"), [completion]) == [0]
-    assert rewards_of(make_reward("exact_match"), [completion]) == [0]
+    assert make_reward("exact_match").style == Reward("exact_match").style == "direct"
 
 
 def test_each_answer_of_a_step_is_judged_once():
