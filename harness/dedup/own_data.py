@@ -45,6 +45,7 @@ from closedbook.harness.dedup.own_rows import (
     format_of,
     is_hub_id,
     read_rows,
+    require_readable,
     survey,
 )
 from closedbook.harness.dedup.profiles import profile
@@ -64,6 +65,7 @@ REMEMBERED = 8_000_000  # characters of rows whose profiles may stay in memory
 BY_WORDS = 0.6  # share of what two questions say that must be common where the row has no answers
 MOST_WORKERS = 8  # each holds the test questions, some hundred megabytes
 OWN = "train"  # stands for a benchmark in questions made of training rows; they have no facts and fill no forms
+MATCHES, REPORT = "matches.jsonl", "report.json"
 SPLITS = {"test": ("test",), "validation": ("validation",), "both": ("test", "validation")}
 
 Watch = Callable[[int, int], None]
@@ -389,13 +391,19 @@ def _report(
     }
 
 
+def results(train: Path) -> tuple[str, str, str]:
+    """Names of the files that a run writes, in the order in which they appear: filtered rows, matches, report."""
+    return f"filtered{train.suffix.lower()}", MATCHES, REPORT
+
+
 def _train_file(request: Request, parts: Path) -> Path:
     if is_hub_id(request.train):
         return fetched(HubSet(request.train, request.hub_config, request.hub_split), parts)
     train = Path(request.train)
-    format_of(train)
-    if train.resolve().parent == request.folder.resolve() and train.stem == "filtered":
-        raise RequestError(f"{train} would be replaced by the filtered rows; choose another --out")
+    require_readable(train)
+    replaced = (folder / name for folder in (request.folder, parts) for name in results(train))
+    if parts.resolve() in train.resolve().parents or any(path.exists() and path.samefile(train) for path in replaced):
+        raise RequestError(f"{train} lies where the results go and would be lost; choose another --out")
     return train
 
 
@@ -446,15 +454,15 @@ def _compare(
 
 def _write(folder: Path, train: Path, parts: Parts, tally: Tally, report: Callable[[Tally], dict[str, Any]]) -> Outcome:
     """Write the results beside the parts, then give them their names, the report last."""
-    filtered = f"filtered{train.suffix.lower()}"
-    with written_aside(parts.folder / "matches.jsonl") as lines:
+    names = filtered, matches, last = results(train)
+    with written_aside(parts.folder / matches) as lines:
         for part in parts.all():
             tally.add(part)
             lines.writelines(json.dumps(match._asdict()) + "\n" for match in part.matches)
     format_of(train).keep(train, parts.folder / filtered, tally.marked)
-    whole = report(tally) | {"files": {"matches": "matches.jsonl", "filtered": filtered}}
-    write_text(parts.folder / "report.json", json.dumps(whole, indent=2) + "\n")
-    for name in (filtered, "matches.jsonl", "report.json"):
+    whole = report(tally) | {"files": {"matches": matches, "filtered": filtered}}
+    write_text(parts.folder / last, json.dumps(whole, indent=2) + "\n")
+    for name in names:
         _move(parts.folder / name, folder / name)
     shutil.rmtree(parts.folder, ignore_errors=True)
     return Outcome(whole, folder, folder / filtered)

@@ -297,6 +297,15 @@ def format_of(path: Path) -> Format:
     return FORMATS[path.suffix.lower()]
 
 
+def require_readable(path: Path) -> None:
+    """See to it that a file can be read, as far as its name tells.
+
+    Raises:
+        RequestError: It is no file, or of no known kind.
+    """
+    format_of(path)
+
+
 def choose_columns(path: Path, question: str | None, answer: str | None, id_: str | None) -> Columns:
     """The columns to read: those that are stated, else the first of the usual names that is there.
 

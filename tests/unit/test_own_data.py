@@ -258,7 +258,32 @@ def test_a_damaged_parquet_file_is_refused(tmp_path, rows):
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, rows):
     train = jsonl(tmp_path / "t.jsonl", rows)
     assert "choose another --out" in refused(train, out=train)
-    assert "choose another --out" in refused(jsonl(tmp_path / "filtered.jsonl", rows), out=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["filtered.jsonl", "matches.jsonl", ".parts/t.jsonl", ".parts/matches.jsonl"])
+def test_a_training_file_that_the_run_would_replace_is_refused_and_untouched(tmp_path, rows, name):
+    train = tmp_path / name
+    train.parent.mkdir(exist_ok=True)
+    content = jsonl(train, rows).read_bytes()
+    assert "would be lost; choose another --out" in refused(train, out=tmp_path)
+    assert train.read_bytes() == content
+    assert sorted(path.name for path in train.parent.iterdir()) == [train.name]
+
+
+@pytest.mark.parametrize("name", ["filtered.jsonl", "matches.jsonl", "report.json"])
+def test_a_link_hides_no_training_file_that_the_run_would_replace(tmp_path, rows, name):
+    (tmp_path / "out").mkdir()
+    content = jsonl(tmp_path / "out" / name, rows).read_bytes()
+    (tmp_path / "t.jsonl").symlink_to(tmp_path / "out" / name)
+    assert "would be lost; choose another --out" in refused(tmp_path / "t.jsonl")
+    assert (tmp_path / "out" / name).read_bytes() == content
+
+
+def test_a_training_file_beside_the_results_is_kept(tmp_path, rows):
+    train = jsonl(tmp_path / "t.jsonl", rows)
+    content = train.read_bytes()
+    run(train, out=tmp_path)
+    assert train.read_bytes() == content
 
 
 def test_an_unknown_benchmark_or_split_is_refused(tmp_path, rows):
