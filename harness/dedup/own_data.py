@@ -407,6 +407,27 @@ def _train_file(request: Request, parts: Path) -> Path:
     return train
 
 
+def _require_same_request(report: Path, inputs: Mapping[str, Any]) -> None:
+    """Let a report be replaced by one of the same rows, columns and benchmarks only; rules may have changed.
+
+    Raises:
+        RequestError: It is of another request, or is none of ours.
+    """
+    if not report.exists():
+        return
+    try:
+        held = json.loads(report.read_text(encoding="utf-8"))
+        same = all(held[name] == inputs[name] for name in ("train", "split"))
+        same = same and set(held["by_benchmark"]) == set(inputs["against"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        same = False
+    if not same:
+        raise RequestError(
+            f"{report.parent} holds the results of another request or of other rows; choose another --out, or remove "
+            f"{report}"
+        )
+
+
 def _workers(todo: int) -> int:
     """Processes for so many chunks; starting them takes longer than comparing one chunk."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -426,8 +447,9 @@ def find(request: Request, watch: Watch = lambda done, total: None) -> Outcome:
     parts = Parts(request.folder / ".parts")
     names, train = request.benchmarks, _train_file(request, parts.folder)
     columns = choose_columns(train, request.question, request.answer, request.id)
-    seen = survey(train, columns)
     inputs = _inputs(train, request, columns)
+    _require_same_request(request.folder / REPORT, inputs)
+    seen = survey(train, columns)
     parts.begin(json.dumps(inputs, indent=2) + "\n")
     questions = [q for name in names for split in SPLITS[request.split] for q in load_questions(name, split)]
     _compare(train, columns, seen.rows, questions, parts, watch)

@@ -286,6 +286,40 @@ def test_a_training_file_beside_the_results_is_kept(tmp_path, rows):
     assert train.read_bytes() == content
 
 
+def test_results_of_another_training_file_are_not_replaced(tmp_path, rows, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        jsonl(Path(name, "train.jsonl"), rows if name == "a" else rows[::-1])
+    done = find(Request("a/train.jsonl", ("worldfacts",)))
+    before = files(done.folder)
+    with pytest.raises(RequestError, match=r"^dedup-train holds the results of another request.*--out.*$"):
+        find(Request("b/train.jsonl", ("worldfacts",)))
+    assert files(done.folder) == before
+
+
+@pytest.mark.parametrize("changed", [{"split": "validation"}, {"against": ("worldfacts", "popqa")}, {"answer": "note"}])
+def test_results_of_another_request_are_not_replaced(tmp_path, rows, changed):
+    train = jsonl(tmp_path / "t.jsonl", [row | {"note": ""} for row in rows])
+    before = files(run(train).folder)
+    assert "choose another --out" in refused(train, **changed)
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "\udcff", '{"train": 1, "split": 2, "by_benchmark": 3}'])
+def test_a_report_that_is_none_of_ours_is_not_replaced(tmp_path, rows, content):
+    (tmp_path / "report.json").write_text(content, errors="surrogateescape")
+    assert "choose another --out" in refused(jsonl(tmp_path / "t.jsonl", rows), out=tmp_path)
+
+
+def test_the_same_request_is_done_again_also_by_other_rules(tmp_path, rows, monkeypatch):
+    train = jsonl(tmp_path / "t.jsonl", rows)
+    before = files(run(train).folder)
+    assert files(run(train).folder) == before
+    monkeypatch.setattr(own_data, "RULES", "another")
+    assert run(train).report["decider"] == "another"
+
+
 def test_an_unknown_benchmark_or_split_is_refused(tmp_path, rows):
     train = jsonl(tmp_path / "t.jsonl", rows)
     assert "no benchmark 'x'" in refused(train, against=("x",))
@@ -295,7 +329,8 @@ def test_an_unknown_benchmark_or_split_is_refused(tmp_path, rows):
 def test_validation_is_compared_where_it_is_asked_for(tmp_path):
     (question, *_) = load_questions("worldfacts", "validation")
     train = jsonl(tmp_path / "t.jsonl", [{"question": question.question, "answer": question.answers[0]}])
-    found = {split: {match["question"] for match in matches(run(train, split=split))} for split in own_data.SPLITS}
+    done = {split: run(train, split=split, out=tmp_path / split) for split in own_data.SPLITS}
+    found = {split: {match["question"] for match in matches(of)} for split, of in done.items()}
     assert question.id not in found["test"]
     assert question.id in found["validation"] & found["both"]
 
