@@ -110,6 +110,19 @@ def test_rows_are_kept_as_they_stand(tmp_path, rows):
     assert run(train).filtered.read_bytes() == (kept + kept.rstrip()).encode()
 
 
+@pytest.mark.parametrize("pattern", [(), (1,), (0,), (0, 1, 1), (1, 0, 9), (9,), (9, 1, 9, 0)])
+def test_each_row_is_either_kept_or_matched(tmp_path, asked, pattern):
+    """0 is a test question, 1 another, 9 a row that cannot be compared; one of each to begin with."""
+    made = {0: {"question": asked[0].question, "answer": asked[0].answers[0]}, 9: {"question": None, "answer": "a"},
+            1: {"question": "who guards the gate of zorb", "answer": "smolt"}}  # fmt: skip
+    lines = [made[kind] | {"n": n} for n, kind in enumerate((0, 1, 9, *pattern), start=1)]
+    done = run(jsonl(tmp_path / "t.jsonl", lines))
+    kept = [json.loads(line)["n"] for line in done.filtered.read_text().splitlines()]
+    matched = {match["row"] for match in matches(done)}
+    assert sorted([*kept, *matched]) == [line["n"] for line in lines]
+    assert done.report["rows"]["read"] == len(kept) + done.report["contained"]["rows"]
+
+
 def test_a_csv_file_is_filtered_to_a_csv_file(tmp_path, asked):
     head, kept = "id,question,answer\r\n", '"a","who, ""they"" ask,\nguards zorb",smolt\r\n'
     train = tmp_path / "t.csv"
@@ -365,6 +378,15 @@ def test_the_number_of_workers_changes_nothing(tmp_path, rows, monkeypatch):
     several = files(run(train, out=tmp_path / "several").folder)
     monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
     assert files(run(train, out=tmp_path / "one").folder) == several
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10, 11])
+def test_the_length_of_chunks_changes_nothing(tmp_path, rows, monkeypatch, chunk):
+    monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
+    train = jsonl(tmp_path / "t.jsonl", [*rows, {"answer": "no question"}])
+    usual = files(run(train, out=tmp_path / "usual").folder)
+    monkeypatch.setattr(own_data, "CHUNK", chunk)
+    assert files(run(train, out=tmp_path / "other").folder) == usual
 
 
 def test_the_limit_of_what_is_remembered_changes_nothing(asked, rows, monkeypatch):
