@@ -32,6 +32,12 @@ try:
 except ClosedbookError as error:
     sys.exit(str(error))
 """
+SPOOL = """
+import sys
+from pathlib import Path
+from closedbook.harness.dedup.own_rows import HubSet, fetched
+print(fetched(HubSet(*sys.argv[1:4]), Path(sys.argv[4])))
+"""
 TRIVIAQA_CARD = """---
 configs:
 - config_name: rc
@@ -167,10 +173,10 @@ def hub(folder: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def read(hub: Hub) -> Read:
-    def run(*what: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*what: str, home: Path, script: str = READ, **variables: str) -> subprocess.CompletedProcess[str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "CLOSEDBOOK_"))}
         environment = inherited | {"HF_HOME": str(home), "HF_ENDPOINT": hub.url} | variables
-        return subprocess.run([sys.executable, "-c", READ, *what], env=environment, capture_output=True, text=True)
+        return subprocess.run([sys.executable, "-c", script, *what], env=environment, capture_output=True, text=True)
 
     return run
 
@@ -205,3 +211,13 @@ def test_a_data_set_that_the_hub_lacks_is_told_in_one_line(read: Read, tmp_path:
     (line,) = failed.stderr.splitlines()
     assert line.startswith("simpleqa: cannot read basicv8vc/SimpleQA, split test: DatasetNotFoundError: ")
     assert line.endswith("; check the network, or set CLOSEDBOOK_DATA to a mirror")
+
+
+def test_a_training_set_on_the_hub_is_streamed_to_a_file_once(read: Read, hub: Hub, tmp_path: Path) -> None:
+    wanted = ("mandarjoshi/trivia_qa", "unfiltered.nocontext", "train", str(tmp_path / "parts"))
+    first = read(*wanted, home=tmp_path / "home", script=SPOOL)
+    (path,) = map(Path, first.stdout.splitlines())
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == TRIVIAQA_ROWS
+    hub.asked.clear()
+    assert read(*wanted, home=tmp_path / "home", script=SPOOL).stdout == first.stdout
+    assert hub.asked and not any(".parquet" in asked for asked in hub.asked)
