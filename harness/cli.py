@@ -699,7 +699,7 @@ def dedup_run(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from closedbook.harness.dedup.own_data import Request, find
+    from closedbook.harness.dedup.own_data import Request, find_matches
 
     request = Request(
         train,
@@ -715,7 +715,9 @@ def dedup_run(
     shown = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*shown, console=people, transient=True, disable=not people.is_terminal) as bar:
         task = bar.add_task("reading rows", total=None)
-        done = find(request, lambda rows, of: bar.update(task, description="comparing rows", completed=rows, total=of))
+        done = find_matches(
+            request, lambda rows, of: bar.update(task, description="comparing rows", completed=rows, total=of)
+        )
     if as_json:
         print_json(done.report)
     else:

@@ -4,11 +4,7 @@ The test questions are indexed once, the training rows stream past them in chunk
 processors. Each finished chunk is saved in the folder `.parts` of the output folder, so that a run that was killed goes
 on where it was, and ends with the same files, byte for byte.
 
-What surprises: a row that is UNSURE counts as a match, as it does in our own splits. A row without answers can be no
-more than that, so it must have most words in common with a test question: of 2,000 rows of NQ and PopQA stripped of
-their answers 9 in 100 match, many of them without need; of 150 labelled pairs of one fact 113 are found. Neighbours by
-words (BM25) are sought among all test questions that are compared with, so a choice of other benchmarks can change
-which of the less similar rows match.
+What surprises: results of another request, or of the same file with other rows, are not replaced but refused.
 
     >>> request = Request("my_train.jsonl", against=("worldfacts",))
     >>> request.folder
@@ -18,22 +14,17 @@ which of the less similar rows match.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from closedbook.harness.dedup.candidates import RETRIEVAL, pairs_found, retrievers
+from closedbook.harness.dedup.candidates import RETRIEVAL
+from closedbook.harness.dedup.own_matching import BY_WORDS
+from closedbook.harness.dedup.own_parts import Part, Parts
 from closedbook.harness.dedup.own_rows import (
     LONGEST,
     Columns,
@@ -48,23 +39,15 @@ from closedbook.harness.dedup.own_rows import (
     require_readable,
     survey,
 )
-from closedbook.harness.dedup.profiles import profile
-from closedbook.harness.dedup.rules import RULES, balance, overlap, rules
+from closedbook.harness.dedup.own_workers import compared, workers_for
+from closedbook.harness.dedup.rules import RULES
 from closedbook.harness.errors import RequestError, WorkError, one_line
 from closedbook.harness.files import write_text, written_aside
 from closedbook.harness.manifests import load_questions, read_manifest
-from closedbook.harness.questions import Question, unique_answers
+from closedbook.harness.questions import Question
 from closedbook.harness.sources import benchmark, benchmarks
-from closedbook.harness.text import words
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 CHUNK = 2_000  # rows that are compared, saved and lost together
-REMEMBERED = 8_000_000  # characters of rows whose profiles may stay in memory
-BY_WORDS = 0.6  # share of what two questions say that must be common where the row has no answers
-MOST_WORKERS = 8  # each holds the test questions, some hundred megabytes
-OWN = "train"  # stands for a benchmark in questions made of training rows; they have no facts and fill no forms
 MATCHES, REPORT = "matches.jsonl", "report.json"
 SPLITS = {"test": ("test",), "validation": ("validation",), "both": ("test", "validation")}
 
@@ -111,25 +94,6 @@ class Request:
         return list(benchmarks()) if "all" in names else names
 
 
-class Match(NamedTuple):
-    """A training row that states the fact of one of our questions; one line of matches.jsonl."""
-
-    row: int
-    row_id: str
-    benchmark: str
-    question: str
-    verdict: str
-    rule: str
-    score: float
-
-
-class Part(NamedTuple):
-    """What was found in a chunk: how many rows of each kind, and the matches in order."""
-
-    counts: Mapping[str, int]
-    matches: list[Match]
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A finished run: what report.json holds, and where the results lie."""
@@ -139,182 +103,10 @@ class Outcome:
     filtered: Path
 
 
-def row_question(row: Row) -> Question:
-    """A training row as a question; its id is the row's number."""
-    return Question(str(row.number), OWN, " ".join(row.question.split()), unique_answers(row.answers))
-
-
-def kinds(row: Row) -> Iterator[str]:
-    """What a row counts as in the report."""
-    yield "read"
-    if row.skipped:
-        yield f"skipped: {row.skipped}"
-    elif not row.answers:
-        yield "without answers"
-    if row.cut:
-        yield "cut"
-
-
-def alike_by_words(ours: Question, theirs: Question) -> bool:
-    """Whether most of what two questions say, on either side, is common to both.
-
-    Asked where a row has no answers. The rules forgive all that the longer question adds, since answers that agree
-    vouch for it; without answers "on which continent is Laos" would match "the capital of Laos", and a third of NQ.
-    """
-    a, b = profile(ours), profile(theirs)
-    weighed = balance(a, b, overlap(a, b), frozenset())
-    return a.key == b.key or weighed.told >= BY_WORDS * (weighed.told + weighed.poorer + weighed.richer)
-
-
-@dataclass(slots=True)
-class Matcher:
-    """The test questions, indexed once, that chunks of training rows are compared with.
-
-    All retrievers are used, although BM25 takes a third of the time: those that look for answers find no row without
-    answers, and of the matches of 6,000 rows of NQ and PopQA one in six was found by BM25 alone.
-    """
-
-    questions: Sequence[Question]
-    _near: Callable[[Sequence[Question]], Iterator[tuple[Question, Question]]] = field(init=False)
-    _remembered: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        ordered = sorted(self.questions, key=lambda question: question.id)
-        indices = retrievers(ordered)
-        self._near = lambda queries: pairs_found(queries, ordered, indices.values())
-
-    def compare(self, rows: Sequence[Row]) -> Part:
-        """What a chunk of rows holds."""
-        usable = {str(row.number): row for row in rows if not row.skipped}
-        pairs = list(self._near([row_question(row) for row in usable.values()]))
-        decided = zip(pairs, rules((ours, theirs) for theirs, ours in pairs), strict=True)
-        matches = [
-            Match(
-                usable[d.candidate].number, usable[d.candidate].id, ours.benchmark, ours.id, d.verdict, d.rule, d.score
-            )
-            for (theirs, ours), d in decided
-            if d.drops and (theirs.answers or alike_by_words(ours, theirs))
-        ]
-        self._forget(usable.values())
-        return Part(Counter(kind for row in rows for kind in kinds(row)), matches)
-
-    def _forget(self, rows: Iterable[Row]) -> None:
-        """Empty the caches now and then: they count entries, however long, and rows may be long.
-
-        Not after each chunk, because the profiles of the test questions go too and are made again as they are needed.
-        """
-        self._remembered += sum(len(row.question) + sum(map(len, row.answers)) for row in rows)
-        if self._remembered > REMEMBERED:
-            profile.cache_clear()
-            words.cache_clear()
-            self._remembered = 0
-
-
 def chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
     """Rows in chunks of equal length; the last one may be shorter."""
     while chunk := list(islice(rows, CHUNK)):
         yield chunk
-
-
-_matcher: Matcher | None = None  # of a worker process
-
-
-def _start_worker(questions: Sequence[Question], alive: Connection) -> None:
-    """Make a worker ready, and have it end when the main process lets go of its end of the pipe, or is killed."""
-    global _matcher
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one decides
-
-    def end_with_main() -> None:
-        try:
-            alive.recv()
-        except (EOFError, OSError):
-            os._exit(1)
-
-    Thread(target=end_with_main, daemon=True).start()
-    _matcher = Matcher(questions)
-
-
-def _work(rows: list[Row]) -> Part:
-    assert _matcher is not None  # _start_worker ran
-    return _matcher.compare(rows)
-
-
-Numbered = tuple[int, list[Row]]
-
-
-def compared(todo: Iterator[Numbered], questions: Sequence[Question], workers: int) -> Iterator[tuple[int, Part]]:
-    """The parts of numbered chunks, as they are finished; by this process alone where there is one worker.
-
-    Raises:
-        WorkError: A worker was ended from outside, as happens where memory is short.
-    """
-    if workers < 2:
-        matcher = cache(lambda: Matcher(questions))  # not made where nothing is to do
-        yield from ((at, matcher().compare(rows)) for at, rows in todo)
-        return
-    context = multiprocessing.get_context("spawn")
-    theirs, ours = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(workers, context, _start_worker, (questions, theirs))
-    try:
-        yield from _shared_out(executor, todo, 2 * workers)
-        executor.shutdown()
-    except BrokenProcessPool as error:
-        raise WorkError("a worker process was ended, short of memory? The same command again goes on") from error
-    finally:
-        ours.close()  # ends workers that are still busy, where an error or Ctrl-C ends this
-        executor.shutdown(cancel_futures=True)
-
-
-def _shared_out(executor: ProcessPoolExecutor, todo: Iterator[Numbered], most: int) -> Iterator[tuple[int, Part]]:
-    """Give chunks to the workers, no more at once than `most`, and hand on what they find."""
-    pending: dict[Future[Part], int] = {}
-    while True:
-        for at, rows in islice(todo, most - len(pending)):
-            pending[executor.submit(_work, rows)] = at
-        if not pending:
-            return
-        for done in wait(pending, return_when=FIRST_COMPLETED).done:
-            yield pending.pop(done), done.result()
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The folder of finished chunks, good for one set of inputs only."""
-
-    folder: Path
-
-    def path(self, at: int) -> Path:
-        """The file of a chunk."""
-        return self.folder / f"{at:08d}.json"
-
-    def begin(self, key: str) -> None:
-        """Keep what an earlier run with the same inputs saved, drop what another one did.
-
-        Raises:
-            RequestError: Nothing can be written here.
-        """
-        stored = self.folder / "inputs.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (stored.is_file() and stored.read_text(encoding="utf-8") == key):
-                for old in (*self.folder.glob("0*.json"), *self.folder.glob(".*.tmp")):
-                    old.unlink()
-                write_text(stored, key)
-        except (OSError, ValueError, WorkError) as error:
-            raise RequestError(f"cannot write to {self.folder}: {one_line(error)}; choose another --out") from error
-
-    def save(self, at: int, part: Part) -> None:
-        """Save what was found in a chunk, whole or not at all."""
-        write_text(self.path(at), json.dumps({"counts": dict(part.counts), "matches": part.matches}) + "\n")
-
-    def load(self, at: int) -> Part:
-        """What was found in a chunk."""
-        saved = json.loads(self.path(at).read_text(encoding="utf-8"))
-        return Part(saved["counts"], [Match(*match) for match in saved["matches"]])
-
-    def all(self) -> Iterator[Part]:
-        """All parts, in order."""
-        return map(self.load, range(len(list(self.folder.glob("0*.json")))))
 
 
 class Tally:
@@ -428,13 +220,7 @@ def _require_same_request(report: Path, inputs: Mapping[str, Any]) -> None:
         )
 
 
-def _workers(todo: int) -> int:
-    """Processes for so many chunks; starting them takes longer than comparing one chunk."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(there, MOST_WORKERS, todo)
-
-
-def find(request: Request, watch: Watch = lambda done, total: None) -> Outcome:
+def find_matches(request: Request, watch: Watch = lambda done, total: None) -> Outcome:
     """Compare a training set with our questions and write report, matches and filtered rows.
 
     Raises:
@@ -468,7 +254,7 @@ def _compare(
     todo = ((at, chunk) for at, chunk in enumerate(chunks(read_rows(train, columns))) if at in missing)
     left = len(missing)
     watch(max(0, rows - left * CHUNK), rows)
-    for at, part in compared(todo, questions, _workers(left)):
+    for at, part in compared(todo, questions, workers_for(left)):
         parts.save(at, part)
         left -= 1
         watch(max(0, rows - left * CHUNK), rows)

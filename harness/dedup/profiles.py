@@ -217,6 +217,12 @@ def profile(question: Question) -> Profile:
     )
 
 
+def forget_profiles() -> None:
+    """Empty the caches that hold whole texts; what is known of single words stays."""
+    profile.cache_clear()
+    words.cache_clear()
+
+
 def says_something(phrase: Iterable[str]) -> bool:
     """Whether words can tell one thing from another: a name, a year or several words, not a small or a common one."""
     every = list(phrase)

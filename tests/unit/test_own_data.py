@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from closedbook.harness import cli
-from closedbook.harness.dedup import own_data
-from closedbook.harness.dedup.own_data import Matcher, Outcome, Request, find, row_question
+from closedbook.harness.dedup import own_data, own_matching, own_workers
+from closedbook.harness.dedup.own_data import Outcome, Request, find_matches
+from closedbook.harness.dedup.own_matching import Matcher, row_question
 from closedbook.harness.dedup.own_rows import (
     LONGEST,
     Columns,
@@ -65,7 +66,7 @@ def request(train: Path, **options: Any) -> Request:
 
 
 def run(train: Path, **options: Any) -> Outcome:
-    return find(request(train, **options))
+    return find_matches(request(train, **options))
 
 
 def matches(done: Outcome) -> list[dict[str, Any]]:
@@ -304,10 +305,10 @@ def test_results_of_another_training_file_are_not_replaced(tmp_path, rows, monke
     for name in ("a", "b"):
         Path(name).mkdir()
         jsonl(Path(name, "train.jsonl"), rows if name == "a" else rows[::-1])
-    done = find(Request("a/train.jsonl", ("worldfacts",)))
+    done = find_matches(Request("a/train.jsonl", ("worldfacts",)))
     before = files(done.folder)
     with pytest.raises(RequestError, match=r"^dedup-train holds the results of another request.*--out.*$"):
-        find(Request("b/train.jsonl", ("worldfacts",)))
+        find_matches(Request("b/train.jsonl", ("worldfacts",)))
     assert files(done.folder) == before
 
 
@@ -358,7 +359,7 @@ def test_a_name_is_a_hub_id_only_if_it_is_no_path(tmp_path, monkeypatch):
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     with pytest.raises(RequestError, match=r"^cannot read owner/name, config c, split s from the hub: .*$"):
-        find(Request("owner/name", ("worldfacts",), hub_config="c", hub_split="s", out=tmp_path / "out"))
+        find_matches(Request("owner/name", ("worldfacts",), hub_config="c", hub_split="s", out=tmp_path / "out"))
 
 
 def test_hub_rows_are_written_as_json_lines(tmp_path):
@@ -376,13 +377,13 @@ def many(path: Path, rows: Rows, count: int) -> Path:
 def test_the_number_of_workers_changes_nothing(tmp_path, rows, monkeypatch):
     train = many(tmp_path / "t.jsonl", rows, 3 * own_data.CHUNK)
     several = files(run(train, out=tmp_path / "several").folder)
-    monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
+    monkeypatch.setattr(own_workers, "MOST_WORKERS", 1)
     assert files(run(train, out=tmp_path / "one").folder) == several
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10, 11])
 def test_the_length_of_chunks_changes_nothing(tmp_path, rows, monkeypatch, chunk):
-    monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
+    monkeypatch.setattr(own_workers, "MOST_WORKERS", 1)
     train = jsonl(tmp_path / "t.jsonl", [*rows, {"answer": "no question"}])
     usual = files(run(train, out=tmp_path / "usual").folder)
     monkeypatch.setattr(own_data, "CHUNK", chunk)
@@ -392,7 +393,7 @@ def test_the_length_of_chunks_changes_nothing(tmp_path, rows, monkeypatch, chunk
 def test_the_limit_of_what_is_remembered_changes_nothing(asked, rows, monkeypatch):
     theirs = [Row(n, str(n), row["question"], (row["answer"],)) for n, row in enumerate(rows, start=1)]
     whole = Matcher(asked).compare(theirs)
-    monkeypatch.setattr(own_data, "REMEMBERED", 0)
+    monkeypatch.setattr(own_matching, "REMEMBERED", 0)
     assert Matcher(asked).compare(theirs) == whole
 
 
@@ -400,7 +401,7 @@ def test_the_limit_of_what_is_remembered_changes_nothing(asked, rows, monkeypatc
 def stopped(tmp_path, rows, monkeypatch) -> Path:
     """A training set of two chunks, the first of which was compared when its run was stopped."""
     monkeypatch.setattr(own_data, "CHUNK", 5)
-    monkeypatch.setattr(own_data, "MOST_WORKERS", 1)
+    monkeypatch.setattr(own_workers, "MOST_WORKERS", 1)
     train = jsonl(tmp_path / "t.jsonl", rows)
 
     def stop(done: int, total: int) -> None:
@@ -408,14 +409,14 @@ def stopped(tmp_path, rows, monkeypatch) -> Path:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find(request(train), stop)
+        find_matches(request(train), stop)
     return train
 
 
 def progress(train: Path) -> list[int]:
     """How many rows are compared, each time a run tells it."""
     seen: list[int] = []
-    find(request(train), lambda done, total: seen.append(done))
+    find_matches(request(train), lambda done, total: seen.append(done))
     return seen
 
 

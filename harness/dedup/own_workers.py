@@ -1,0 +1,93 @@
+"""Chunks of training rows are compared on as many processes as there are processors.
+
+What surprises: no worker outlives the main process, even one that is killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from itertools import islice
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from closedbook.harness.dedup.own_matching import Matcher
+from closedbook.harness.dedup.own_parts import Part
+from closedbook.harness.dedup.own_rows import Row
+from closedbook.harness.errors import WorkError
+from closedbook.harness.questions import Question
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+MOST_WORKERS = 8  # each holds the test questions, some hundred megabytes
+
+Numbered = tuple[int, list[Row]]
+
+_matcher: Matcher | None = None  # of a worker process
+
+
+def _start_worker(questions: Sequence[Question], alive: Connection) -> None:
+    """Make a worker ready, and have it end when the main process lets go of its end of the pipe, or is killed."""
+    global _matcher
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one decides
+
+    def end_with_main() -> None:
+        try:
+            alive.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+
+    Thread(target=end_with_main, daemon=True).start()
+    _matcher = Matcher(questions)
+
+
+def _work(rows: list[Row]) -> Part:
+    assert _matcher is not None  # _start_worker ran
+    return _matcher.compare(rows)
+
+
+def compared(todo: Iterator[Numbered], questions: Sequence[Question], workers: int) -> Iterator[tuple[int, Part]]:
+    """The parts of numbered chunks, as they are finished; by this process alone where there is one worker.
+
+    Raises:
+        WorkError: A worker was ended from outside, as happens where memory is short.
+    """
+    if workers < 2:
+        matcher = cache(lambda: Matcher(questions))  # not made where nothing is to do
+        yield from ((at, matcher().compare(rows)) for at, rows in todo)
+        return
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (questions, theirs))
+    try:
+        yield from _shared_out(executor, todo, 2 * workers)
+        executor.shutdown()
+    except BrokenProcessPool as error:
+        raise WorkError("a worker process was ended, short of memory? The same command again goes on") from error
+    finally:
+        ours.close()  # ends workers that are still busy, where an error or Ctrl-C ends this
+        executor.shutdown(cancel_futures=True)
+
+
+def _shared_out(executor: ProcessPoolExecutor, todo: Iterator[Numbered], most: int) -> Iterator[tuple[int, Part]]:
+    """Give chunks to the workers, no more at once than `most`, and hand on what they find."""
+    pending: dict[Future[Part], int] = {}
+    while True:
+        for at, rows in islice(todo, most - len(pending)):
+            pending[executor.submit(_work, rows)] = at
+        if not pending:
+            return
+        for done in wait(pending, return_when=FIRST_COMPLETED).done:
+            yield pending.pop(done), done.result()
+
+
+def workers_for(todo: int) -> int:
+    """Processes for so many chunks; starting them takes longer than comparing one chunk."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, MOST_WORKERS, todo)
