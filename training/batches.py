@@ -90,3 +90,35 @@ def _nearest(wanted: int, sizes: Sequence[int]) -> list[int]:
     """The nearest size below `wanted` and the nearest above, as far as there are any."""
     below, above = [size for size in sizes if size < wanted], [size for size in sizes if size > wanted]
     return below[-1:] + above[:1]
+
+
+def steps_of(recipe: Recipe, examples: int) -> int:
+    """Optimiser steps that training takes: all epochs, or `max_steps` if that is fewer.
+
+    GRPO leaves out of each epoch the questions that fill no round of rollouts, other ones each time, as TRL's sampler
+    does; every other method ends an epoch with a smaller step.
+
+    Args:
+        recipe: Any.
+        examples: Questions for grpo; else examples, or pairs.
+
+    Raises:
+        RequestError: Nothing to train on, or too little to fill a step of GRPO.
+    """
+    where = f"recipe {recipe.name}"
+    if not examples:
+        raise RequestError(f"{where}: subset: leaves nothing to train on; widen it, or set subset=null")
+    if recipe.method == "grpo":
+        rounds = examples // (recipe.questions * recipe.generation_steps)
+        if not rounds:
+            size = examples // recipe.generation_steps
+            fix = f"questions={size}" if size else "generation_steps=1"
+            raise RequestError(
+                f"{where}: questions: {recipe.questions * recipe.generation_steps} are asked at once, and there are "
+                f"{examples}; use {fix}"
+            )
+        epoch = rounds * recipe.generation_steps
+    else:
+        epoch = -(-examples // recipe.questions)
+    steps = recipe.epochs * epoch
+    return min(steps, recipe.max_steps or steps)
