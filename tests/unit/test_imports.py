@@ -24,7 +24,9 @@ def module_name(path: Path) -> str:
 
 HARNESS = {module_name(path): path for path in sorted((ROOT / "harness").rglob("*.py"))}
 MODULES = HARNESS | {module_name(path): path for path in sorted((ROOT / "training").rglob("*.py"))}
-LIGHT = sorted(HARNESS.keys() - NOT_LIGHT)
+# A dry run reads a recipe and tells its plan at once.
+DRY_RUN = ["closedbook.training.plan", "closedbook.training.recipes", "closedbook.training.trl_config"]
+LIGHT = [*sorted(HARNESS.keys() - NOT_LIGHT), *DRY_RUN]
 
 
 def heavy_after(statement: str) -> list[str]:

@@ -176,6 +176,11 @@ def test_a_number_may_be_written_as_people_write_it(text):
     assert load_recipe("grpo_cpu", [f"learning_rate={text}"]).learning_rate == 1e-5
 
 
+def test_off_is_a_word():
+    recipe = load_recipe("grpo_cpu", ["judge.cache=off", "judge.constrained=off", "gradient_checkpointing=true"])
+    assert (recipe.judge.cache, recipe.judge.constrained, recipe.gradient_checkpointing) == ("off", "off", True)
+
+
 def test_a_later_override_wins():
     assert load_recipe("grpo_cpu", ["seed=1", "seed=2"]).seed == 2
 
@@ -189,6 +194,16 @@ def test_null_takes_away_what_the_base_has(written):
 def test_one_word_stands_for_a_section():
     recipe = load_recipe("grpo_cpu", ["vllm=colocate", "vllm.memory_share=0.5", "judge=rules"])
     assert (recipe.vllm.mode, recipe.vllm.memory_share, recipe.judge.kind) == ("colocate", 0.5, "rules")
+
+
+def test_one_word_stands_for_a_list():
+    recipe = load_recipe("grpo_cpu", ["benchmarks=popqa", "report_to=wandb", "lora.target_modules=q_proj"])
+    assert (recipe.benchmarks, recipe.report_to, recipe.lora.target_modules) == (("popqa",), ("wandb",), ("q_proj",))
+
+
+def test_a_bucket_may_be_named_by_a_number_and_have_a_control():
+    subset = load_recipe("grpo_cpu", ["subset={buckets: b.jsonl, bucket: 0, random: true, seed: 3}"]).subset
+    assert (subset.bucket, subset.random, subset.seed) == ("0", True, 3)
 
 
 def test_one_word_replaces_the_section_of_the_base():
