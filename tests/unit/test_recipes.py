@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -477,3 +478,11 @@ def test_there_is_at_least_one_device(devices):
 
 def test_every_field_says_what_it_is():
     assert all(field.description for field in Recipe.model_fields.values())
+
+
+def test_a_recipe_names_every_form_of_advantages_and_rewards_that_there_is():
+    from closedbook.training.advantages import Form
+    from closedbook.training.rewards import RewardName
+
+    for field, kind in (("advantages", Form), ("reward", RewardName)):
+        assert set(get_args(Recipe.model_fields[field].annotation)) == set(get_args(kind))
