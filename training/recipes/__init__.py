@@ -89,7 +89,7 @@ _Loader.add_implicit_resolver(
 
 def recipes_dir() -> Path:
     """Where the recipes of the package lie."""
-    return Path(__file__).parent / "recipes"
+    return Path(__file__).parent
 
 
 def recipe_names() -> list[str]:
