@@ -461,7 +461,11 @@ def splits_check(
     folder: Annotated[Path | None, typer.Option(help="Folder of the manifests.", show_default=False)] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Prove the manifests: every question in one split, every id in the source, nothing in test that train states."""
+    """Check the manifests: every question in one split, every id in the source.
+
+    Where the rules decided, they decide again: that proves that nothing in test is stated by train. What another
+    decider decided is not decided again.
+    """
     from closedbook.harness import splits
 
     checked = {
@@ -470,11 +474,15 @@ def splits_check(
     }
     if not names:
         splits.check_overlaps(folder)
+    others = {name: manifest.decider for name, manifest in checked.items() if not splits.decided_by_rules(manifest)}
     if as_json:
         print_json(_summary(checked))
     else:
         _print_manifests(checked)
-        people.print("all promises hold", style="green")
+    for name, decider in others.items():
+        people.print(f"{name}: decided by {decider}, not decided again", highlight=False, markup=False, soft_wrap=True)
+    if not as_json:
+        people.print("all that was checked holds" if others else "all promises hold", style="green")
 
 
 @tasks_app.command("path")

@@ -27,6 +27,8 @@ from closedbook.harness.sources import Source, benchmark, mirror_file, read_sour
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+AGAINST: Mapping[str, tuple[Split, ...]] = {"test": ("train",), "validation": ("train", "test"), "train": ("test",)}
+"""Where the question stands that can drop one from a split."""
 DROPPED = "dropped"
 
 

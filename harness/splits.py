@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from closedbook.harness import dedup
-from closedbook.harness.dedup import RETRIEVAL, Decider, Decision, Embed, rules
+from closedbook.harness.dedup import RETRIEVAL, RULES, Decider, Decision, Embed, rules
 from closedbook.harness.errors import ManifestError, RequestError
 from closedbook.harness.files import read_jsonl, write_text
 from closedbook.harness.manifests import (
+    AGAINST,
     SPLITS,
     Manifest,
     Row,
@@ -278,8 +279,28 @@ def check_overlaps(folder: Path | None = None) -> list[Overlap]:
     return overlaps
 
 
-def check(name: str, folder: Path | None = None, decider: Decider = rules) -> Manifest:
-    """Prove a manifest: ids in one split each, all found in the source, and nothing kept that is contained in train.
+def _check_reasons(manifest: Manifest) -> None:
+    """Refuse a manifest that drops a question for one that was never compared with it."""
+    ids = {split: set(manifest.ids(split)) for split in SPLITS}
+    for row in manifest.rows:
+        against = AGAINST[row.dropped_from] if row.dropped_from else ()
+        if against and not any(row.contained_in in ids[split] for split in against):
+            raise ManifestError(
+                f"{manifest.benchmark}: {row.id} left {row.dropped_from} for {row.contained_in}, which is not in "
+                f"{' or '.join(against)}; rebuild it"
+            )
+
+
+def decided_by_rules(manifest: Manifest) -> bool:
+    """Whether the rules alone decided, in their present version, so that they can be asked again."""
+    return manifest.decider in (RULES, "")  # nobody, where no pair was worth deciding
+
+
+def check(name: str, folder: Path | None = None) -> Manifest:
+    """Check a manifest: ids in one split each, all found in the source, each dropped for a question that is kept.
+
+    Where the rules decided, they decide again, which proves that nothing is kept that is contained in train; what
+    another decider kept is not theirs to overrule.
 
     Raises:
         ManifestError: A promise is broken; the message says which, where, and for which id.
@@ -296,13 +317,20 @@ def check(name: str, folder: Path | None = None, decider: Decider = rules) -> Ma
     for source in sources.values():
         check_source(manifest, source)
     _check_drawn(manifest, draw(chosen, train_source, test_source, manifest.seed), train_source)
-    asked = {q.id: q for source in sources.values() for q in source.questions}
+    _check_reasons(manifest)
+    if decided_by_rules(manifest):
+        _check_decisions(manifest, {q.id: q for source in sources.values() for q in source.questions})
+    return manifest
+
+
+def _check_decisions(manifest: Manifest, asked: Mapping[str, Question]) -> None:
+    """Refuse a manifest that keeps what the rules call contained."""
+    name = manifest.benchmark
     train, validation, test = ([asked[i] for i in manifest.ids(split)] for split in SPLITS)
     for side, queries, pool in (("test", test, train), ("validation", validation, train + test)):
-        if contained := dedup.strongest(dedup.compare(queries, pool, decider)):
+        if contained := dedup.strongest(dedup.compare(queries, pool)):
             first = contained[min(contained)]
             raise ManifestError(
                 f"{name}: {side} question {first.question} states the fact of {first.candidate} "
                 f"({first.rule}, {first.score}); rebuild with `closedbook splits build {name}`"
             )
-    return manifest

@@ -136,6 +136,34 @@ def test_what_is_built_passes_the_check(drop: splits.Drop, tmp_path: Path) -> No
     assert splits.check("worldfacts", tmp_path).drop == drop
 
 
+def lenient(pairs: Iterable[Pair]) -> Iterator[Decision]:
+    return (replace(d, verdict=Verdict.NOT_CONTAINED, decider="lenient-1") for d in rules(pairs))
+
+
+def test_the_check_does_not_overrule_another_decider(tmp_path: Path) -> None:
+    kept = splits.build("worldfacts", decider=lenient)
+    assert kept.counts["test"] > read_manifest("worldfacts").counts["test"]
+    write_manifest(kept, tmp_path)
+    assert splits.decided_by_rules(read_manifest("worldfacts"))
+    assert not splits.decided_by_rules(splits.check("worldfacts", tmp_path))
+
+
+def test_whoever_decided_the_check_fails_when_questions_have_been_taken_out(tmp_path: Path) -> None:
+    kept = splits.build("worldfacts", decider=lenient)
+    write_manifest(replace(kept, rows=kept.rows[1:]), tmp_path)
+    with pytest.raises(ManifestError, match=r"^worldfacts: \w+ is not what seed 2605 draws: 1 "):
+        splits.check("worldfacts", tmp_path)
+
+
+def test_the_check_fails_when_what_contains_a_dropped_question_could_not_have_dropped_it(tmp_path: Path) -> None:
+    manifest = read_manifest("worldfacts")
+    gone = next(row.id for row in manifest.rows if row.dropped_from == "test")
+    for other in ("nosuch", manifest.ids("validation")[0]):
+        write_manifest(with_row(replace(manifest, decider="lenient-1"), gone, contained_in=other), tmp_path)
+        with pytest.raises(ManifestError, match=f"^worldfacts: {gone} left test for {other}, which is not in train; "):
+            splits.check("worldfacts", tmp_path)
+
+
 def with_row(manifest: Manifest, question: str, **changes: Any) -> Manifest:
     return replace(manifest, rows=tuple(replace(r, **changes) if r.id == question else r for r in manifest.rows))
 
