@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from closedbook.harness.errors import ManifestError, RequestError, SourceError
 from closedbook.harness.files import tasks_dir, write_text
 from closedbook.harness.questions import Question, by_id, ids_digest
-from closedbook.harness.sources import Source, benchmark, mirror_file, read_source
+from closedbook.harness.sources import Source, benchmark, benchmarks, mirror_file, read_source
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -172,6 +172,18 @@ def read_manifest(name: str, folder: Path | None = None) -> Manifest:
     if manifest.benchmark != name:
         raise ManifestError(f"{path} is the manifest of {manifest.benchmark}; run `closedbook splits build {name}`")
     return manifest
+
+
+def read_manifests(folder: Path | None = None) -> dict[str, Manifest]:
+    """The manifests of all benchmarks, by name; of those that a named folder has.
+
+    Raises:
+        ManifestError: A file is malformed, or there is none.
+    """
+    names = [name for name in benchmarks() if folder is None or (folder / f"{name}.jsonl").exists()]
+    if not names:
+        raise ManifestError(f"no manifest in {folder}; run `closedbook splits build --out {folder}`")
+    return {name: read_manifest(name, folder) for name in names}
 
 
 def write_manifest(manifest: Manifest, folder: Path | None = None) -> Path:

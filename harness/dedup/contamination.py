@@ -12,7 +12,7 @@ from pathlib import Path
 
 from closedbook.harness.dedup.decisions import Verdict
 from closedbook.harness.dedup.effect import Effect, read_effects
-from closedbook.harness.manifests import Manifest, Row, read_manifest
+from closedbook.harness.manifests import Manifest, Row, read_manifests
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.splits import Overlap, check_overlaps
 from closedbook.harness.statistics import Estimate, wilson
@@ -52,7 +52,7 @@ EXPLAIN = """\
 
 
 def contamination(folder: Path | None = None, effect: Path | None = None) -> str:
-    """The page.
+    """The page; where a manifest is missing, without its benchmark and without what is across benchmarks.
 
     Args:
         folder: Folder of the manifests, where they are not the committed ones.
@@ -60,10 +60,9 @@ def contamination(folder: Path | None = None, effect: Path | None = None) -> str
 
     Raises:
         RequestError: The file of effects cannot be read.
-        ManifestError: A manifest, or the file of overlaps, is missing or malformed.
+        ManifestError: A manifest, or the file of overlaps, is malformed, or there is none.
     """
-    manifests = {name: read_manifest(name, folder) for name in benchmarks()}
-    overlaps = check_overlaps(folder)
+    manifests = read_manifests(folder)
     lines = [
         "# What the training questions say of the test questions",
         "",
@@ -75,7 +74,8 @@ def contamination(folder: Path | None = None, effect: Path | None = None) -> str
     lines += [DROPPED, ""]
     lines += [*_dropped(manifests), "", PUBLISHED, "", _train_sizes(manifests)]
     lines += ["", "## By kind", "", *_by_kind(manifests)]
-    lines += ["", "## Across benchmarks", "", ACROSS, "", *_across(manifests, overlaps)]
+    if manifests.keys() == benchmarks().keys():
+        lines += ["", "## Across benchmarks", "", ACROSS, "", *_across(manifests, check_overlaps(folder))]
     lines += ["", "## Homonyms", "", HOMONYMS, "", *_homonyms(manifests)]
     if effect:
         lines += ["", "## What it does to a score", "", *_effect(*read_effects(effect))]

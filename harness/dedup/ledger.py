@@ -8,7 +8,7 @@ need no ledger for that, since they can be asked again at any time. `diff` tells
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from closedbook.harness.dedup.decisions import Decider, Decision, Verdict, stron
 from closedbook.harness.dedup.rules import rules
 from closedbook.harness.errors import RequestError
 from closedbook.harness.files import read_jsonl
-from closedbook.harness.manifests import Row, read_manifest
+from closedbook.harness.manifests import AGAINST, Manifest, Row, read_manifests
 from closedbook.harness.questions import Question, by_id
-from closedbook.harness.sources import benchmarks, read_source
+from closedbook.harness.sources import benchmark, read_source
 
 WANTED = "decisions as `closedbook splits build --ledger FILE` writes them"
 
@@ -47,12 +47,12 @@ def read_ledger(path: Path) -> Iterator[Decision]:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What became of a question, and every comparison that it took part in.
+    """What became of a question, and every comparison that could have dropped it.
 
     Attributes:
         question: The question, from the user's own copy of the source.
         row: Its line in the manifest.
-        compared: The decisions, those that drop it first, and the question on the other side of each.
+        compared: The decisions, the one that dropped it first, and the question on the other side of each.
     """
 
     question: Question
@@ -72,32 +72,55 @@ def explain(question_id: str, ledger: Path | None = None, folder: Path | None = 
         RequestError: No manifest has such a question, or the ledger cannot be read.
         SourceError: The source cannot be had.
     """
-    name, row = _find(question_id, folder)
-    chosen = benchmarks()[name]
-    asked = by_id([q for split in {chosen.train, chosen.test} for q in read_source(name, split).questions])
+    manifest, row = _find(question_id, folder)
+    chosen = benchmark(manifest.benchmark)
+    asked = by_id([q for split in {chosen.train, chosen.test} for q in read_source(chosen.name, split).questions])
+    against = _against(manifest, row, asked)
+    turned = _side(row) == "train"
     if ledger:
-        decisions = [d for d in read_ledger(ledger) if d.question == question_id]
+        decisions = [d.reversed() if turned else d for d in read_ledger(ledger)]
     else:
-        decisions = list(compare([asked[question_id]], _against(name, row, asked, folder)))
-    ordered = sorted(decisions, key=lambda d: (not d.drops, -d.score, d.candidate))
-    return Explanation(asked[question_id], row, tuple((d, asked[d.candidate]) for d in ordered if d.candidate in asked))
+        decisions = _decide_again(asked[row.id], against, row.contained_in, turned)
+    decisions = [d for d in decisions if d.question == row.id and d.candidate in against]
+    ordered = sorted(decisions, key=lambda d: (d.candidate != row.contained_in, not d.drops, -d.score, d.candidate))
+    return Explanation(asked[row.id], row, tuple((d, against[d.candidate]) for d in ordered))
 
 
-def _find(question_id: str, folder: Path | None) -> tuple[str, Row]:
-    for name in benchmarks():
-        for row in read_manifest(name, folder).rows:
+def _find(question_id: str, folder: Path | None) -> tuple[Manifest, Row]:
+    for manifest in read_manifests(folder).values():
+        for row in manifest.rows:
             if row.id == question_id:
-                return name, row
+                return manifest, row
     raise RequestError(
         f"no manifest has a question {question_id!r}; ids are 16 hexadecimal digits, as manifests list them"
     )
 
 
-def _against(name: str, row: Row, asked: dict[str, Question], folder: Path | None) -> list[Question]:
-    """What the question was compared with: train, and for validation test too."""
-    manifest = read_manifest(name, folder)
-    ids = manifest.ids("train") + (manifest.ids("test") if "validation" in (row.split, row.dropped_from) else [])
-    return [asked[i] for i in ids if i in asked]
+def _side(row: Row) -> str:
+    return row.dropped_from or row.split
+
+
+def _against(manifest: Manifest, row: Row, asked: Mapping[str, Question]) -> dict[str, Question]:
+    """What could have dropped the question: the splits that its own is compared with, and what did drop it."""
+    ids = {i for split in AGAINST[_side(row)] for i in manifest.ids(split)} | {row.contained_in or row.id}
+    return {i: asked[i] for i in sorted(ids - {row.id}) if i in asked}
+
+
+def _decide_again(
+    question: Question, against: Mapping[str, Question], contained_in: str | None, turned: bool
+) -> list[Decision]:
+    """What the rules say of the question and its candidates, and of what dropped it even if it is none of these.
+
+    Args:
+        question: The question.
+        against: What could have dropped it, by id.
+        contained_in: What did.
+        turned: Whether the others were compared with the question, as test is with train when train is dropped from.
+    """
+    pairs = list(candidate_pairs([question], against.values()))
+    if contained_in and contained_in in against and contained_in not in {candidate.id for _, candidate in pairs}:
+        pairs.append((question, against[contained_in]))
+    return [d.reversed() for d in rules((other, one) for one, other in pairs)] if turned else list(rules(pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,15 @@ def test_the_page_counts_what_left_test_and_holds_no_more_than_ids() -> None:
     assert f"| {dropped[0].id} | {dropped[0].contained_in} |" in page
 
 
+def test_a_folder_with_some_of_the_manifests_gives_their_part_of_the_page(tmp_path: Path) -> None:
+    write_manifest(read_manifest("popqa"), tmp_path)
+    page, whole = contamination(tmp_path), contamination()
+    assert "worldfacts" not in page and "## Across benchmarks" not in page
+    assert "## Across benchmarks" in whole
+    (line,) = (line for line in page.splitlines() if line.startswith("| popqa | 3,000 |"))
+    assert line in whole.splitlines()
+
+
 def test_what_dropping_does_to_a_score_is_the_share_times_the_difference_between_the_parts() -> None:
     manifest = read_manifest("worldfacts")
     left, stayed = len(manifest.ids("dropped")), len(manifest.ids("test"))

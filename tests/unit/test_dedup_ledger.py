@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from closedbook.harness.dedup import Decision, Verdict
 from closedbook.harness.dedup.decisions import to_json
 from closedbook.harness.dedup.ledger import diff, explain, read_ledger
 from closedbook.harness.errors import RequestError
-from closedbook.harness.manifests import read_manifest
+from closedbook.harness.manifests import read_manifest, write_manifest
 
 Write = Callable[[str, Iterable[Decision]], Path]
 
@@ -76,6 +77,51 @@ def test_a_ledger_may_tell_it_instead_of_the_rules(write: Write) -> None:
     assert [d.reasoning for d, _ in explain(test, path).compared] == ["because"]
 
 
+@pytest.fixture(scope="module")
+def without_train(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with one manifest alone, that dropped from train, and the ledger of its build."""
+    folder = tmp_path_factory.mktemp("manifests")
+    made: list[Decision] = []
+    write_manifest(splits.build("worldfacts", drop="train", record=made.append), folder)
+    ledger = folder / "ledger.jsonl"
+    ledger.write_text("".join(to_json(decision) + "\n" for decision in made))
+    return folder, ledger
+
+
+@pytest.mark.parametrize("by_ledger", [False, True])
+def test_what_was_dropped_from_train_is_explained_by_the_test_question_that_it_states(
+    without_train: tuple[Path, Path], by_ledger: bool
+) -> None:
+    folder, ledger = without_train
+    rows = [row for row in read_manifest("worldfacts", folder).rows if row.dropped_from == "train"]
+    for row in rows[:10]:
+        (first, other), *_ = explain(row.id, ledger if by_ledger else None, folder).compared
+        assert other.id == row.contained_in
+        assert first == Decision(row.id, other.id, Verdict(row.verdict), row.rule, row.score, row.decider)
+
+
+def test_what_dropped_a_question_is_told_even_where_the_rules_would_not_have_compared_it(tmp_path: Path) -> None:
+    manifest = read_manifest("worldfacts")
+    row = next(row for row in manifest.rows if row.dropped_from == "test")
+    compared = {other.id for _, other in explain(row.id).compared}
+    far = replace(row, contained_in=next(i for i in manifest.ids("train") if i not in compared))
+    write_manifest(replace(manifest, rows=tuple(far if r == row else r for r in manifest.rows)), tmp_path)
+    assert {other.id for _, other in explain(row.id, folder=tmp_path).compared} == {*compared, far.contained_in}
+
+
+def test_a_ledger_explains_a_question_by_what_could_have_dropped_it_alone(write: Write) -> None:
+    train, test, validation = (read_manifest("worldfacts").ids(split)[0] for split in ("train", "test", "validation"))
+    yes, no = Verdict.CONTAINED, Verdict.NOT_CONTAINED
+    path = write("one.jsonl", [decision(validation, test, yes), decision(test, train, no)])
+    assert [other.id for _, other in explain(test, path).compared] == [train]
+    assert [other.id for _, other in explain(validation, path).compared] == [test]
+
+
+def test_an_empty_folder_has_no_manifests(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"^no manifest in [^\n]*; run `closedbook splits build"):
+        explain("nosuch", folder=tmp_path)
+
+
 def test_an_unknown_id_is_one_line() -> None:
     with pytest.raises(RequestError, match="no manifest has a question 'nosuch'"):
         explain("nosuch")
@@ -94,10 +140,3 @@ def test_two_ledgers_differ_in_what_they_drop_and_in_verdicts(write: Write) -> N
         "contained -> not_contained": 1, "contained -> unsure": 1, "not_contained -> contained": 1,
     }  # fmt: skip
     assert found.pairs == 3
-
-
-def test_a_build_writes_its_ledger(tmp_path: Path) -> None:
-    made: list[Decision] = []
-    manifest = splits.build("worldfacts", record=made.append)
-    dropped = {row.id for row in manifest.rows if row.dropped_from}
-    assert dropped == {d.question for d in made if d.drops}
