@@ -11,6 +11,7 @@ import pytest
 
 from closedbook.harness import cli
 from closedbook.harness.files import tasks_dir
+from closedbook.harness.manifests import read_manifest
 
 
 @pytest.fixture
@@ -123,6 +124,8 @@ def test_splits_build_can_write_every_compared_pair(closedbook, tmp_path):
     assert closedbook("splits", "build", "worldfacts", "--out", tmp_path, "--ledger", ledger)[0] == 0
     decisions = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert {"contained", "not_contained"} == {decision["verdict"] for decision in decisions}
+    dropped = {row.id for row in read_manifest("worldfacts", tmp_path).rows if row.dropped_from}
+    assert dropped == {decision["question"] for decision in decisions if decision["verdict"] == "contained"}
 
 
 def test_another_seed_gives_another_partition(closedbook, tmp_path):

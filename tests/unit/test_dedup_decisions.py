@@ -1,27 +1,12 @@
-"""Decisions: which one drops a question, and what is written of it."""
+"""Decisions: which one drops a question."""
 
 from __future__ import annotations
 
-import json
-
-from closedbook.harness.dedup import Decision, Verdict, compare, strongest
-from closedbook.harness.dedup.decisions import to_json
-from closedbook.harness.questions import make_question
+from closedbook.harness.dedup import Decision, Verdict, strongest
 
 
 def decision(candidate: str, verdict: Verdict, score: float) -> Decision:
     return Decision("q", candidate, verdict, "rule", score, "some-1")
-
-
-def test_a_ledger_has_one_line_a_pair_and_is_written_as_json() -> None:
-    one, other = (
-        make_question("nq", "who slew smolt", ["Osric"]),
-        make_question("nq", "smolt was slain by whom", ["Osric"]),
-    )
-    (line,) = compare([one], [other])
-    written = json.loads(to_json(line))
-    assert written["verdict"] == line.verdict.value
-    assert Decision(**written | {"verdict": Verdict(written["verdict"])}) == line
 
 
 def test_the_strongest_decision_has_the_highest_score_and_then_the_smallest_id() -> None:
