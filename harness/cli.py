@@ -409,14 +409,14 @@ def splits_build(
     """
     from closedbook.harness import splits
     from closedbook.harness.dedup.decisions import to_json
-    from closedbook.harness.dedup.embeddings import embedder
+    from closedbook.harness.dedup.embeddings import Embedder
     from closedbook.harness.files import written_aside
     from closedbook.harness.manifests import write_manifest
 
     if drop not in ("test", "train"):
         raise RequestError(f"--drop is test or train, not {drop!r}")
     seed = splits.SEED if seed is None else seed
-    embed = embedder(embeddings) if embeddings else None
+    embed = Embedder(embeddings) if embeddings else None
     built = {}
     with ExitStack() as stack:
         options: dict[str, Any] = {"decider": decider, "embed": embed}

@@ -18,6 +18,7 @@ from typing import Literal
 
 from closedbook.harness import dedup
 from closedbook.harness.dedup import RETRIEVAL, RULES, Decider, Decision, Embed, rules
+from closedbook.harness.dedup.embeddings import Embedder
 from closedbook.harness.errors import ManifestError, RequestError
 from closedbook.harness.files import read_jsonl, write_text
 from closedbook.harness.manifests import (
@@ -146,7 +147,7 @@ def build(
     seed: int = SEED,
     decider: Decider = rules,
     record: Callable[[Decision], None] = _no_record,
-    embed: Embed | None = None,
+    embed: Embedder | None = None,
 ) -> Manifest:
     """The manifest of a benchmark, from its source; `deduplicate` explains the arguments.
 
@@ -173,7 +174,7 @@ def build(
         seed=seed,
         drop=drop,
         decider=" + ".join(sorted(deciders)),
-        retrieval=RETRIEVAL if embed is None else f"{RETRIEVAL} + dense",
+        retrieval=RETRIEVAL if embed is None else f"{RETRIEVAL} + dense:{embed.name}",
         wanted=wanted,
         sources=sources,
         rows=tuple(sorted(rows, key=lambda row: row.id)),

@@ -36,7 +36,7 @@ from real_questions import endless, questions_of
 
 from closedbook.harness.dedup import Embed, compare, rules
 from closedbook.harness.dedup.candidates import pairs_found, retrievers
-from closedbook.harness.dedup.embeddings import embedder
+from closedbook.harness.dedup.embeddings import Embedder
 from closedbook.harness.dedup.score import POSITIVE, read_pairs
 from closedbook.harness.questions import Question, make_question
 from closedbook.harness.sources import benchmarks
@@ -121,7 +121,7 @@ def measured(queries: Sequence[Question], pool: Sequence[Question], model: str |
     """Seconds of each step, and the pairs; in a process that has done nothing before."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CLOSEDBOOK_CACHE"] = folder
-        embed = embedder(model) if model else None
+        embed = Embedder(model) if model else None
         list(compare(FIRST[:1], FIRST[1:], embed=embed))  # imports, tables and the model are no part of the growth
         marks = [time.perf_counter()]
         ordered = sorted(pool, key=lambda question: question.id)
@@ -207,7 +207,7 @@ def main() -> None:
         parser.error("recall needs PAIRS.jsonl; name it, or ask for --only seconds")
     if options.plot:
         figure_type()  # before the minutes that the rest takes
-    embed = embedder(options.embeddings) if options.embeddings else None
+    embed = Embedder(options.embeddings) if options.embeddings else None
     figures: dict[str, object] = {}
     if options.only != "seconds":
         figures["recall"] = recall(options.pairs, embed)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from closedbook.harness import splits
-from closedbook.harness.dedup import RULES, Decision, Verdict, decide_by_rules, rules
+from closedbook.harness.dedup import RETRIEVAL, RULES, Decision, Verdict, decide_by_rules, rules
 from closedbook.harness.dedup.decisions import Pair
+from closedbook.harness.dedup.embeddings import Embedder
 from closedbook.harness.dedup.profiles import Fact, profile
 from closedbook.harness.errors import ManifestError, RequestError, SourceError
 from closedbook.harness.manifests import Manifest, load_questions, manifests_dir, read_manifest, to_text, write_manifest
@@ -128,6 +131,22 @@ def test_a_manifest_names_every_decider_that_took_part() -> None:
         return (replace(decision, decider="second-1") if decision.drops else decision for decision in rules(pairs))
 
     assert splits.build("worldfacts", decider=second).decider == f"{RULES} + second-1"
+
+
+class AllAlike(Embedder):
+    """One row for all questions."""
+
+    name = "alike-1"
+
+    def __init__(self) -> None:
+        """No model."""
+
+    def __call__(self, questions: Sequence[Question]) -> NDArray[np.float32]:
+        return np.ones((len(questions), 1), np.float32)
+
+
+def test_a_manifest_names_the_model_that_found_candidates() -> None:
+    assert splits.build("worldfacts", embed=AllAlike()).retrieval == f"{RETRIEVAL} + dense:alike-1"
 
 
 @pytest.mark.parametrize("drop", ["test", "train"])
