@@ -10,7 +10,7 @@ import pytest
 
 from closedbook.harness.dedup.decisions import Verdict
 from closedbook.harness.dedup.profiles import profile
-from closedbook.harness.dedup.rules import REASONS, Balance, agree, balance, decide_by_rules, overlap
+from closedbook.harness.dedup.rules import REASONS, RULES, Balance, agree, balance, decide_by_rules, overlap, rules
 from closedbook.harness.questions import Question, make_question
 
 YES, NO, PERHAPS = Verdict.CONTAINED, Verdict.NOT_CONTAINED, Verdict.UNSURE
@@ -438,3 +438,33 @@ def test_a_year_that_is_mentioned_turns_no_question_round_unless_something_else_
 
 def test_a_rank_on_one_side_alone_is_another_edition() -> None:
     assert same_answer("who was the second king of tharn", "who was king of tharn") == ("edition", NO)
+
+
+def test_as_a_decider_the_rules_decide_pair_by_pair_under_their_name() -> None:
+    pairs = [(ask("who slew smolt", "Osric"), ask(text, "Osric")) for text in ("Who slew Smolt?", "who wrote tharn")]
+    assert list(rules(pairs)) == [decide_by_rules(*pair) for pair in pairs]
+    assert {decision.decider for decision in rules(pairs)} == {RULES}
+
+
+def test_a_word_may_be_written_in_two_parts() -> None:
+    one, two = profile(ask("smolt daylight king")), profile(ask("day light smolt tower king"))
+    assert (overlap(one, two).left, overlap(one, two).right) == ((), ("tower",))
+    assert (overlap(two, one).left, overlap(two, one).right) == (("tower",), ())
+
+
+def test_a_word_that_is_no_number_is_not_alike_to_one() -> None:
+    for left, right in [("gate b10000", "gate 10000"), ("gate 10000", "gate b10000")]:
+        assert overlap(profile(ask(left)), profile(ask(right))).shared == (("gate", "gate"),)
+
+
+def test_a_year_and_a_day_without_one_are_not_the_same_date() -> None:
+    year, day = profile(ask("when", "1712")), profile(ask("when", "May 5"))
+    assert not agree(year, day) and not agree(day, year)
+
+
+def test_a_reversal_that_shares_nothing_but_its_answers_is_unsure() -> None:
+    assert rule(ask("who slew Gorlim Vane", "Osric Tharn"), ask("whom did Osric Tharn slay", "Gorlim Vane"))[1] is YES
+    assert rule(ask("who freed Gorlim Vane", "Osric Tharn"), ask("whom did Osric Tharn seek", "Gorlim Vane")) == (
+        "reversal",
+        PERHAPS,
+    )
