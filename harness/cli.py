@@ -55,6 +55,7 @@ for name, sub in (
     app.add_typer(sub, name=name)
 
 people = Console(stderr=True)
+SHOWN = 20  # lines of a list on the screen; --json has all
 
 Command = Callable[..., None]
 
@@ -543,6 +544,7 @@ def dedup_explain(
 ) -> None:
     """Why was this question dropped, or why was it not? Shows it beside all that it was compared with."""
     from closedbook.harness.dedup.ledger import explain
+    from closedbook.harness.dedup.rules import REASONS
 
     with people.status("comparing"):
         found = explain(question_id, ledger, folder)
@@ -553,16 +555,12 @@ def dedup_explain(
     place = (
         f"dropped from {row.dropped_from}: {row.rule}, {row.contained_in}" if row.dropped_from else f"in {row.split}"
     )
-    typer.echo(f"{found.question.question}\n  = {' / '.join(found.question.answers[:5])}\n  {place}")
-    _table(
-        "Compared with",
-        ["verdict", "rule", "score", "question", "answers", "id"],
-        [
-            [d.verdict, d.rule, f"{d.score:.2f}", q.question, " / ".join(q.answers[:3]), d.candidate]
-            for d, q in found.compared
-        ],
-        whole=False,
-    )
+    typer.echo(f"{found.question.question}\n  = {' / '.join(found.question.answers[:5])}\n  {place}\n\nCompared with")
+    for decision, other in found.compared:  # no table: an id that is broken over two lines cannot be copied
+        typer.echo(f"\n{other.question}\n  = {' / '.join(other.answers[:3])}")
+        typer.echo(f"  {decision.candidate}  {decision.verdict}, {decision.rule} ({decision.score:.2f})")
+        if reason := decision.reasoning or REASONS.get(decision.rule):
+            typer.echo(f"  {reason}")
 
 
 @dedup_app.command("diff")
@@ -583,9 +581,9 @@ def dedup_diff(
         ("by the second alone", found.only_second),
     ):
         _table(
-            f"{title}: {len(decisions)} questions",
+            f"{title}: {len(decisions)} questions" + (f", the first {SHOWN} of them" if len(decisions) > SHOWN else ""),
             ["question", "contained in", "rule", "score", "decider"],
-            [[d.question, d.candidate, d.rule, f"{d.score:.2f}", d.decider] for d in decisions[:20]],
+            [[d.question, d.candidate, d.rule, f"{d.score:.2f}", d.decider] for d in decisions[:SHOWN]],
         )
     rows = [[change, count] for change, count in found.verdicts.items()]
     _table(f"Verdicts that differ, of {found.pairs} pairs in both", ["first -> second", "pairs"], rows)
@@ -740,8 +738,11 @@ def _print_matches(report: Mapping[str, Any]) -> None:
     noted = {f"skipped, {reason}": count for reason, count in rows["skipped"].items()}
     noted |= {name.replace("_", " "): rows[name] for name in ("without_answers", "cut", "duplicate_ids")}
     notes = "".join(f"; {name}: {count:,}" for name, count in noted.items() if count)
+    columns = ", ".join(f"{name} {column!r}" for name, column in report["train"]["columns"].items() if column)
+    unsure = report["by_verdict"].get("unsure", {}).get("rows", 0)
+    taken = f"taken out: {report['contained']['rows']:,}, of these unsure: {unsure:,}"
     _table(
-        f"{rows['read']:,} rows read{notes}",
+        f"{rows['read']:,} rows read{notes}\nColumns: {columns}\nRows {taken}",
         ["", "your rows", "our questions", "of"],
         [
             [name, f"{of['rows']:,}", f"{of['questions']:,}", f"{of['asked']:,}" if "asked" in of else None]

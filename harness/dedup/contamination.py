@@ -157,5 +157,8 @@ def _examples(manifests: dict[str, Manifest]) -> list[str]:
     for name, manifest in manifests.items():
         for row in _left(manifest):
             first.setdefault((name, KINDS.get(row.rule or "", OTHER)), row)
-    rows = [[name, kind, row.id, row.contained_in, row.score] for (name, kind), row in list(first.items())[:EXAMPLES]]
-    return _table(["benchmark", "kind", "test question", "contained in", "score"], rows)
+    rows = [
+        [name, kind, row.id, row.contained_in, row.verdict, row.score]
+        for (name, kind), row in list(first.items())[:EXAMPLES]
+    ]
+    return _table(["benchmark", "kind", "test question", "contained in", "verdict", "score"], rows)

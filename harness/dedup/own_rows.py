@@ -38,7 +38,6 @@ ANSWER_FIELDS = ("text", "value", "aliases")  # of an answer that is an object, 
 LONGEST = 2_000  # characters of a question or an answer that are compared; the test questions have a tenth of that
 MOST = 1_000  # answers of a row that are compared
 LONGEST_CELL = 1 << 28  # characters of a CSV cell: more is a quote that was never closed
-HEAD = 100  # rows of a JSON Lines file whose keys count as its columns
 BATCH = 8_192  # rows of a parquet file that are held at once
 
 Record = Mapping[str, Any]
@@ -165,7 +164,7 @@ def _json_records(path: Path, names: Sequence[str] = ()) -> Iterator[Record]:
 
 
 def _json_names(path: Path) -> list[str]:
-    return list(dict.fromkeys(chain.from_iterable(islice(_json_records(path), HEAD))))
+    return list(dict.fromkeys(chain.from_iterable(_json_records(path))))  # a late row may have a key of its own
 
 
 def _keep_json(path: Path, out: Path, marked: bytearray) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from closedbook.harness import cli
+from closedbook.harness.dedup.rules import REASONS
 from closedbook.harness.files import tasks_dir
+from closedbook.harness.manifests import read_manifest
 from closedbook.harness.manifests import read_manifest
 
 
@@ -355,6 +357,15 @@ def test_the_module_runs_as_a_command():
 def test_a_title_names_the_judge_and_what_differs_from_the_usual_one(closedbook, answers):
     _, out, _ = closedbook("judge", "grade", answers, "--judge-set", "without=name", "--judge-set", "prompt=simpleqa")
     assert out.startswith("Grades; judge: rules; prompt simpleqa; without name\n")
+
+
+def test_an_explanation_names_every_id_in_one_piece_and_says_what_the_rule_means(closedbook, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    dropped = next(row for row in read_manifest("worldfacts").rows if row.dropped_from == "test")
+    _, out, _ = closedbook("dedup", "explain", dropped.id)
+    assert f"dropped from test: {dropped.rule}, {dropped.contained_in}" in out
+    (told,) = (part for part in out.split("\n\n") if f"  {dropped.contained_in}  contained, " in part)
+    assert told.endswith(REASONS[dropped.rule])
 
 
 def test_every_setting_of_a_judge_is_explained_and_those_in_the_docs_are_the_same(closedbook):

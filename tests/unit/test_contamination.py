@@ -25,7 +25,7 @@ def test_the_page_counts_what_left_test_and_holds_no_more_than_ids() -> None:
     page = contamination()
     dropped = [row for row in read_manifest("popqa").rows if row.dropped_from == "test"]
     assert f"| popqa | 3,000 | {len(dropped)} | " in page
-    assert f"| {dropped[0].id} | {dropped[0].contained_in} |" in page
+    assert f"| {dropped[0].id} | {dropped[0].contained_in} | contained |" in page
 
 
 def test_a_folder_with_some_of_the_manifests_gives_their_part_of_the_page(tmp_path: Path) -> None:

@@ -519,8 +519,8 @@ def test_a_row_becomes_a_question_named_by_its_number():
     assert row_question(Row(7, "x", "who  is it", ("A", "a"))) == Question("7", "train", "who is it", ("A",))
 
 
-def test_columns_are_those_of_the_first_rows_together(tmp_path):
-    train = jsonl(tmp_path / "t.jsonl", [{"id": 1}, {"prompt": "q", "id": 2}])
+def test_columns_are_those_of_all_rows_however_late_one_has_them(tmp_path):
+    train = jsonl(tmp_path / "t.jsonl", [*({"id": n} for n in range(500)), {"prompt": "q", "answer": "a", "id": 500}])
     columns = choose_columns(train, None, None, "id")
-    assert columns == Columns("prompt", None, "id")
-    assert [row.id for row in read_rows(train, columns)] == ["1", "2"]
+    assert columns == Columns("prompt", "answer", "id")
+    assert [row.id for row in read_rows(train, columns)] == [str(n) for n in range(501)]
