@@ -13,7 +13,6 @@ from closedbook.harness import cli
 from closedbook.harness.dedup.rules import REASONS
 from closedbook.harness.files import tasks_dir
 from closedbook.harness.manifests import read_manifest
-from closedbook.harness.manifests import read_manifest
 
 
 @pytest.fixture
