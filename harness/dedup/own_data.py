@@ -17,6 +17,7 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -254,10 +255,11 @@ def _compare(
     todo = ((at, chunk) for at, chunk in enumerate(chunks(read_rows(train, columns))) if at in missing)
     left = len(missing)
     watch(max(0, rows - left * CHUNK), rows)
-    for at, part in compared(todo, questions, workers_for(left)):
-        parts.save(at, part)
-        left -= 1
-        watch(max(0, rows - left * CHUNK), rows)
+    with closing(compared(todo, questions, workers_for(left))) as finished:  # its workers end here, whatever happens
+        for at, part in finished:
+            parts.save(at, part)
+            left -= 1
+            watch(max(0, rows - left * CHUNK), rows)
 
 
 def _write(folder: Path, train: Path, parts: Parts, tally: Tally, report: Callable[[Tally], dict[str, Any]]) -> Outcome:

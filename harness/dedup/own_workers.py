@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -52,7 +52,9 @@ def _work(rows: list[Row]) -> Part:
     return _matcher.compare(rows)
 
 
-def compared(todo: Iterator[Numbered], questions: Sequence[Question], workers: int) -> Iterator[tuple[int, Part]]:
+def compared(
+    todo: Iterator[Numbered], questions: Sequence[Question], workers: int
+) -> Generator[tuple[int, Part], None, None]:
     """The parts of numbered chunks, as they are finished; by this process alone where there is one worker.
 
     Raises:
