@@ -141,7 +141,7 @@ class Reward:
         """Judgements of triples that all differ; none without a judge."""
         if self.judge is None:
             return {}
-        judgements = self.judge.grade(triples)
+        judgements = self.judge.grade(triples, quiet=True)  # the run has a progress bar
         try:
             return dict(zip(triples, judgements, strict=True))
         except ValueError:

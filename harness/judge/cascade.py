@@ -88,19 +88,19 @@ class LLMJudge:
         """What was spent on the model."""
         return self.asker.spending
 
-    def grade(self, triples: Iterable[Triple], *, preflight: bool = False) -> list[Judgement]:
+    def grade(self, triples: Iterable[Triple], *, preflight: bool = False, quiet: bool = False) -> list[Judgement]:
         """One judgement per triple, in order."""
         every = list(triples)
-        return list(self.stream(every, len(every), preflight=preflight))
+        return list(self.stream(every, len(every), preflight=preflight, quiet=quiet))
 
     def stream(
-        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False
+        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False, quiet: bool = False
     ) -> Iterator[Judgement]:
         """One judgement per triple, in order, a window at a time."""
         from tqdm import tqdm
 
         waiting = iter(triples)
-        with tqdm(total=total, desc="judging", unit="answer") as progress:
+        with tqdm(total=total, desc="judging", unit="answer", disable=quiet) as progress:
             while window := list(islice(waiting, WINDOW)):
                 judged = self._judge(list(dict.fromkeys(window)), progress.update, preflight)
                 progress.update(len(window) - len(judged))  # the repeated ones

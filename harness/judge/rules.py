@@ -334,7 +334,7 @@ class RulesJudge:
         """Nothing can be missing."""
 
     def stream(
-        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False
+        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False, quiet: bool = False
     ) -> Iterator[Judgement]:
         """One grade per triple, in order."""
         for triple in triples:
@@ -346,7 +346,7 @@ class RulesJudge:
         ruling = decide(triple, self.without)
         return ruling.rule if ruling else "none"
 
-    def grade(self, triples: Iterable[Triple], *, preflight: bool = False) -> list[Judgement]:
+    def grade(self, triples: Iterable[Triple], *, preflight: bool = False, quiet: bool = False) -> list[Judgement]:
         """One grade per triple, in order."""
         return list(self.stream(triples))
 

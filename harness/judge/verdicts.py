@@ -94,7 +94,7 @@ class Judge(Protocol):
         ...
 
     def stream(
-        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False
+        self, triples: Iterable[Triple], total: int | None = None, *, preflight: bool = False, quiet: bool = False
     ) -> Iterator[Judgement]:
         """One judgement per triple, in order, in memory that does not grow. Failures are returned, never raised.
 
@@ -102,6 +102,7 @@ class Judge(Protocol):
             triples: What is judged.
             total: How many there will be, for the progress bar.
             preflight: Whether to do `preflight` if and when a call turns out to be needed, which may raise.
+            quiet: Whether to show no progress bar, where whoever asks has one.
         """
         ...
 
@@ -109,7 +110,7 @@ class Judge(Protocol):
         """The rule that decides a triple, or "model" where none does."""
         ...
 
-    def grade(self, triples: Iterable[Triple], *, preflight: bool = False) -> list[Judgement]:
+    def grade(self, triples: Iterable[Triple], *, preflight: bool = False, quiet: bool = False) -> list[Judgement]:
         """The same as a list."""
         ...
 

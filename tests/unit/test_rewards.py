@@ -112,6 +112,12 @@ def test_the_answers_of_a_step_are_judged_at_the_same_time():
         assert rewards_of(Reward("judge", judge=llm(server)), [f"Bard {n}" for n in "abcdefgh"]) == [1] * 8
 
 
+def test_a_reward_shows_no_progress_bar_of_the_judges(capsys):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        rewards_of(Reward("judge", judge=llm(server)), ["the Bard"])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_failure_of_the_judge_is_no_reward():
     with JudgeServer(lambda prompt: 500 if "Marlowe" in prompt else "1.0") as server:
         reward = Reward("judge", judge=llm(server))
