@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from functools import wraps
+from importlib.metadata import entry_points
 from inspect import Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -55,6 +56,7 @@ for name, sub in (
     app.add_typer(sub, name=name)
 
 people = Console(stderr=True)
+EXTRAS = dict.fromkeys(("torch", "transformers", "gguf", "accelerate"), "eval") | {"trl": "train", "peft": "train"}
 SHOWN = 20  # lines of a list on the screen; --json has all
 
 Command = Callable[..., None]
@@ -926,8 +928,15 @@ def _complain(message: str) -> None:
     people.print(f"closedbook: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
+def _add_commands_of_others() -> None:
+    """Commands that other packages bring, training among them: the harness imports none of them by name."""
+    for found in entry_points(group="closedbook.commands"):
+        app.command(found.name)(found.load())
+
+
 def main() -> None:
     """Entry point: errors that a person can act on become one line and an exit code."""
+    _add_commands_of_others()
     try:
         app()
     except ClosedbookError as error:
@@ -937,9 +946,10 @@ def main() -> None:
         _complain(f"cannot go on: {one_line(error)}; is the disk, or what receives the output, full or gone?")
         raise SystemExit(WorkError.exit_code) from None
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "transformers", "gguf", "accelerate"):
+        extra = EXTRAS.get(str(error.name))
+        if extra is None:
             raise
-        _complain(f"{error.name} is not installed; pip install 'closedbook[eval]'")
+        _complain(f"{error.name} is not installed; pip install 'closedbook[{extra}]'")
         raise SystemExit(RequestError.exit_code) from None
 
 

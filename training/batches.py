@@ -10,6 +10,7 @@ Nothing is rounded, because a batch that grows with the number of devices is ano
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,16 @@ class Batch:
     def generated(self) -> int:
         """Rollouts that are drawn at once, over all devices."""
         return self.step * self.generation_steps
+
+
+def devices() -> int:
+    """Processes that train, over all nodes: what accelerate and torchrun say, else one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks for all of them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def resolve(recipe: Recipe, devices: int) -> Batch:

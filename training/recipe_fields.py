@@ -160,6 +160,9 @@ class Recipe(Section):
     vllm: Vllm = Field(default=Vllm(), description="Who draws the samples")
 
     seed: Whole = Field(default=0, ge=0, description="Seed of everything that is random")
+    watch: Literal["warn", "stop", "off"] = Field(
+        default="warn", description="What to do when the reward rises and exact match falls, or one answer takes over"
+    )
     validation: Validation = Field(default=Validation(), description="When validation questions are asked")
     save: Save = Field(default=Save(), description="When checkpoints are written")
     report_to: tuple[
@@ -197,7 +200,10 @@ READ_BY: Mapping[str, tuple[Method, ...]] = {
     "examples": ("rft", "dpo"),
     "beta": ("grpo", "dpo"),
     **dict.fromkeys(
-        ("epsilon", "epsilon_high", "loss_type", "advantages", "importance", "mask_truncated", "generation_steps"),
+        (
+            *("epsilon", "epsilon_high", "loss_type", "advantages", "importance", "mask_truncated"),
+            *("generation_steps", "watch"),
+        ),
         ("grpo",),
     ),
 }

@@ -98,7 +98,8 @@ def _common(recipe: Recipe, batch: Batch, steps: int, cpu: bool) -> dict[str, An
         "eval_strategy": "no",
         "save_strategy": "steps",
         "save_steps": recipe.save.every,
-        "save_total_limit": recipe.save.keep,
+        "save_total_limit": None,  # older checkpoints are removed by us, once a new one is whole
+        "disable_tqdm": True,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is no number must be seen
         "report_to": list(recipe.report_to) or "none",
@@ -154,7 +155,7 @@ def _rloo(recipe: Recipe, batch: Batch) -> dict[str, Any]:
 
 def _sft(recipe: Recipe, batch: Batch) -> dict[str, Any]:
     return {
-        "max_length": recipe.max_prompt_tokens + recipe.max_new_tokens,
+        "max_length": None,  # nothing is cut: the prompts are checked, and answers are short
         "completion_only_loss": True,
         "packing": False,
         "loss_type": "nll",
@@ -166,5 +167,5 @@ def _dpo(recipe: Recipe, batch: Batch) -> dict[str, Any]:
         "beta": recipe.beta,
         "loss_type": ["sigmoid"],
         "label_smoothing": 0.0,
-        "max_length": recipe.max_prompt_tokens + recipe.max_new_tokens,
+        "max_length": None,
     }

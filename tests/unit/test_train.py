@@ -1,0 +1,393 @@
+"""A training run from recipe to model folder, with TRL's real trainers and a model of a few thousand random weights."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.manifests import load_questions
+from closedbook.harness.provenance import read_provenance
+from closedbook.harness.testing import JudgeServer
+from closedbook.training import run as training_run
+from closedbook.training.monitor import read_log
+from closedbook.training.recipes import load_recipe
+from closedbook.training.run import train
+from closedbook.training.trainers import checkpoints, step_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+EPOCH = 4  # steps: 16 questions, 4 a step
+PLACES = ("Africa", "Asia", "Europe", "Oceania")
+TINY = ["precision=float32", "questions=4", "epochs=2", "learning_rate=0.01", "validation={every: 4, limit: 6}"]
+SAVES = ["save={every: 2, keep: 9}"]
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory):
+    """A file with the ids of 16 train questions, whose answers the tiny model is able to say."""
+    sayable = [question for question in load_questions("worldfacts", "train") if set(question.answers) & set(PLACES)]
+    file = tmp_path_factory.mktemp("ids") / "ids.txt"
+    file.write_text("\n".join(question.id for question in sayable[: 4 * EPOCH]))
+    return file
+
+
+@pytest.fixture
+def recipe(tiny_policy, ids, tmp_path):
+    """Makes a recipe for the tiny model that runs in seconds; `name` is of the package."""
+
+    def make(name="grpo_cpu", *overrides, out="run"):
+        stated = [f"model={tiny_policy}", f"output_dir={tmp_path / out}", f"subset.ids={ids}", *TINY, *SAVES]
+        return load_recipe(name, [*stated, *reward(name), *overrides])
+
+    return make
+
+
+def reward(name):
+    """Of those that the tiny model can get: its answers are ten random words."""
+    return [] if name == "sft_cpu" else ["reward=contains"]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def figures(folder):
+    """The log without what only a clock knows."""
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_log(folder / "log.jsonl")]
+
+
+# what a run leaves
+
+
+def test_a_run_leaves_a_model_folder_its_recipe_its_log_and_its_provenance(recipe, ids):
+    done = train(recipe(), progress=False)
+    assert (done.steps, done.finished) == (2 * EPOCH, False)
+    provenance = read_provenance(str(done.folder))
+    assert set(provenance.train_ids) == set(ids.read_text().split())
+    assert (provenance.method, provenance.step) == ("grpo", done.best_step)
+    assert load_recipe(str(done.folder / "recipe.yaml")) == recipe()
+    assert [line["step"] for line in read_log(done.folder / "log.jsonl")] == [*range(1, 2 * EPOCH + 1)]
+    assert equal(weights(done.folder), weights(done.folder / f"checkpoint-{done.best_step}"))
+    assert not equal(weights(done.folder / "checkpoint-2"), weights(done.folder / "checkpoint-8"))
+    assert not list(done.folder.glob("optimizer*"))
+
+
+@pytest.mark.parametrize("name", ["sft_cpu", "rloo_cpu", "dapo_cpu", "dr_grpo_cpu", "gspo_cpu"])
+def test_every_method_and_variant_runs_and_moves_the_weights(recipe, name):
+    done = train(recipe(name, "save.every=4"), progress=False)
+    assert done.steps == 2 * EPOCH
+    assert not equal(weights(done.folder / "checkpoint-4"), weights(done.folder / "checkpoint-8"))
+
+
+def test_adapters_end_up_merged_in_a_model_that_needs_no_adapter(recipe, tiny_policy):
+    done = train(recipe("sft_cpu", "lora.rank=2", "max_steps=2"), progress=False)
+    assert weights(done.folder).keys() == weights(tiny_policy).keys()
+    assert not equal(weights(done.folder), weights(tiny_policy))
+
+
+def test_every_step_logs_the_rule_based_figures_beside_the_reward(recipe):
+    done = train(recipe("grpo_cpu", "max_steps=2"), progress=False)
+    names = ("reward", "entropy", *(f"answers/{n}" for n in ("contains", "exact_match", "signal", "words", "commonest")))
+    assert all(name in line for line in read_log(done.folder / "log.jsonl") for name in names)
+
+
+def test_validation_is_logged_at_its_interval_and_at_the_end(recipe):
+    done = train(recipe("sft_cpu", "max_steps=6"), progress=False)
+    validated = [line["step"] for line in read_log(done.folder / "log.jsonl") if "validation/judge_correct" in line]
+    assert validated == [4, 6]
+
+
+# going on
+
+
+@pytest.fixture(scope="module", params=["grpo_cpu", "dapo_cpu", "rloo_cpu", "sft_cpu"])
+def undisturbed(request, tiny_policy, ids, tmp_path_factory):
+    """The recipe's name and the folder of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    stated = [f"model={tiny_policy}", f"output_dir={folder}", f"subset.ids={ids}", *TINY, *SAVES]
+    variant = ["generation_steps=2"] if request.param == "dapo_cpu" else []
+    train(load_recipe(request.param, [*stated, *reward(request.param), *variant]), progress=False)
+    return request.param, variant, folder
+
+
+def as_killed_after(folder, step, copy):
+    """A copy of a finished run as it would lie there had it been killed shortly after a checkpoint was written."""
+    shutil.copytree(folder, copy)
+    for later in checkpoints(copy):
+        if step_of(later) > step:
+            shutil.rmtree(later)
+    for name in ("provenance.json", "README.md", "model.safetensors"):
+        (copy / name).unlink()
+
+
+@pytest.mark.parametrize("step", [2, EPOCH, EPOCH + 2])
+def test_a_resumed_run_ends_with_the_weights_and_the_log_of_an_undisturbed_one(undisturbed, recipe, tmp_path, step):
+    name, variant, whole = undisturbed
+    as_killed_after(whole, step, tmp_path / "run")
+    done = train(recipe(name, *variant), resume=True, progress=False)
+    assert done.steps == 2 * EPOCH
+    assert equal(weights(tmp_path / "run" / "checkpoint-8"), weights(whole / "checkpoint-8"))
+    assert equal(weights(tmp_path / "run"), weights(whole))
+    assert figures(tmp_path / "run") == figures(whole)
+
+
+def test_half_a_checkpoint_is_not_gone_on_from(undisturbed, recipe, tmp_path):
+    name, variant, whole = undisturbed
+    as_killed_after(whole, 6, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-6" / "provenance.json").unlink()
+    (tmp_path / "run" / "checkpoint-6" / "optimizer.pt").write_bytes(b"half")
+    train(recipe(name, *variant), resume=True, progress=False)
+    assert equal(weights(tmp_path / "run" / "checkpoint-8"), weights(whole / "checkpoint-8"))
+
+
+def test_the_second_epoch_asks_the_same_questions_in_another_order(recipe, monkeypatch):
+    asked = []
+    grade = training_run.Reward.__call__
+
+    def listening(self, completions, question, answers, **rest):
+        asked.extend(dict.fromkeys(question))
+        return grade(self, completions, question, answers, **rest)
+
+    monkeypatch.setattr(training_run.Reward, "__call__", listening)
+    train(recipe("grpo_cpu", "save.every=8", "validation.every=null"), progress=False)
+    first, second = asked[:16], asked[16:]
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_a_finished_run_is_left_as_it_is(recipe):
+    done = train(recipe("sft_cpu", "max_steps=2"), progress=False)
+    before = (done.folder / "provenance.json").stat().st_mtime_ns
+    again = train(recipe("sft_cpu", "max_steps=2"), resume=True, progress=False)
+    assert again.finished
+    assert (again.steps, again.best_step, again.accuracy) == (done.steps, done.best_step, done.accuracy)
+    assert (done.folder / "provenance.json").stat().st_mtime_ns == before
+
+
+def test_only_the_last_checkpoints_and_the_best_are_kept(recipe):
+    done = train(recipe("sft_cpu", "save={every: 1, keep: 2}"), progress=False)
+    kept = [step_of(path) for path in checkpoints(done.folder)]
+    assert kept == sorted({7, 8, done.best_step})
+
+
+# what is refused before anything is spent
+
+
+def test_the_folder_of_another_recipe_is_refused(recipe):
+    train(recipe("sft_cpu", "max_steps=1"), progress=False)
+    with pytest.raises(RequestError, match=r"another recipe \(learning_rate: 0.01, now 0.02\)"):
+        train(recipe("sft_cpu", "max_steps=1", "learning_rate=0.02"), resume=True)
+
+
+def test_a_run_is_not_gone_on_with_unless_asked(recipe):
+    train(recipe("sft_cpu", "max_steps=1"), progress=False)
+    with pytest.raises(RequestError, match="--resume"):
+        train(recipe("sft_cpu", "max_steps=1"))
+
+
+def test_a_folder_of_other_files_is_refused(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("gorlim")
+    with pytest.raises(RequestError, match="holds other files"):
+        train(recipe())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_judge_that_is_down_ends_the_run_before_the_model_is_loaded(recipe, tmp_path):
+    with pytest.raises(WorkError, match="127.0.0.1"):
+        train(recipe("grpo_cpu", f"model={tmp_path}/none", *judged("http://127.0.0.1:9/v1")))
+    assert not (tmp_path / "run").exists()
+
+
+def judged(url):
+    return ["reward=judge", f"judge={{kind: openai, model: m, base_url: '{url}', retries: 0, cache: 'off'}}"]
+
+
+@pytest.mark.parametrize("text", ["", "0123456789abcdef\n"])
+def test_a_subset_of_nothing_or_of_other_questions_is_refused(recipe, tmp_path, text):
+    (tmp_path / "ids.txt").write_text(text)
+    with pytest.raises(RequestError, match=r"subset: .*ids.txt: "):
+        train(recipe("grpo_cpu", f"subset.ids={tmp_path}/ids.txt"))
+
+
+def test_a_missing_chat_template_is_refused_where_the_recipe_wants_it(recipe, tiny_policy, tmp_path):
+    shutil.copytree(tiny_policy, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    with pytest.raises(RequestError, match="no chat template"):
+        train(recipe("sft_cpu", f"model={tmp_path}/base", "chat=true"))
+
+
+def test_a_base_model_is_trained_without_a_template(recipe, tiny_policy, tmp_path):
+    shutil.copytree(tiny_policy, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    assert train(recipe("grpo_cpu", f"model={tmp_path}/base", "max_steps=1"), progress=False).steps == 1
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_its_last_one(recipe, tiny_policy, tmp_path):
+    shutil.copytree(tiny_policy, tmp_path / "bare")
+    settings = json.loads((tmp_path / "bare" / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (tmp_path / "bare" / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert train(recipe("sft_cpu", f"model={tmp_path}/bare", "max_steps=1"), progress=False).steps == 1
+
+
+def test_a_model_folder_without_a_model_is_one_line(recipe, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="cannot load") as caught:
+        train(recipe("sft_cpu", f"model={tmp_path}/empty"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_its_question(recipe):
+    with pytest.raises(RequestError, match="max_prompt_tokens"):
+        train(recipe("sft_cpu", "max_prompt_tokens=5"), progress=False)
+
+
+# ends in the middle
+
+
+def test_a_judge_that_fails_in_the_middle_ends_the_run_with_a_checkpoint(recipe):
+    calls = iter(range(10**6))
+    with JudgeServer(lambda prompt: "1.0" if next(calls) < 30 else 500) as server:
+        with pytest.raises(WorkError, match="--resume"):
+            train(recipe("grpo_cpu", "save.every=8", "validation.every=null", *judged(server.url)), progress=False)
+        (kept,) = checkpoints(recipe().folder)
+    with JudgeServer(lambda prompt: "1.0") as server:
+        address = judged(server.url)
+        text = (recipe().folder / "recipe.yaml").read_text()
+        old = text[text.index("http://127") : text.index("/v1") + 3]
+        (recipe().folder / "recipe.yaml").write_text(text.replace(old, server.url))
+        done = train(recipe("grpo_cpu", "save.every=8", "validation.every=null", *address), resume=True, progress=False)
+    assert 0 < step_of(kept) < done.steps == 2 * EPOCH
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(recipe):
+    with pytest.raises(WorkError, match=r"loss of step \d+ is (nan|inf)"):
+        train(recipe("sft_cpu", "learning_rate=1.0e+38", "save.every=1", "validation.every=null"), progress=False)
+    for kept in checkpoints(recipe().folder):
+        assert (kept / "model.safetensors").is_file()
+
+
+def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(recipe):
+    train(recipe("sft_cpu", "max_steps=2"), progress=False)
+    whole = weights(recipe().folder / "checkpoint-2")
+    shutil.copytree(recipe().folder, recipe(out="full").folder)
+    as_if = recipe("sft_cpu", "max_steps=4", out="full")
+    (as_if.folder / "provenance.json").unlink()
+    text = (as_if.folder / "recipe.yaml").read_text()
+    (as_if.folder / "recipe.yaml").write_text(text.replace("max_steps: 2", "max_steps: 4"))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # bytes of a file; the weights take more
+    try:
+        with pytest.raises(WorkError, match=r"cannot save .*checkpoint-2 is whole"):
+            train(as_if, resume=True, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [step_of(path) for path in checkpoints(as_if.folder)] == [2]
+    assert equal(weights(as_if.folder / "checkpoint-2"), whole)
+    assert train(as_if, resume=True, progress=False).steps == 4
+
+
+def command(recipe):
+    file = recipe.folder.parent / "stated.yaml"
+    from closedbook.training.recipes import to_yaml
+
+    file.write_text(to_yaml(recipe))
+    return [sys.executable, "-m", "closedbook.harness.cli", "train", recipe.method, "--config", str(file)]
+
+
+def started(recipe, step):
+    """The run as a process of its own, once it has logged so many steps."""
+    process = subprocess.Popen(command(recipe), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(read_log(recipe.folder / "log.jsonl")) < step:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_ends_the_run_at_the_next_place_to_go_on_from(recipe, monkeypatch, number):
+    """Rollouts serve two steps here, so the one that comes while they are drawn for steps 3 and 4 waits for 4."""
+    asked = []
+    grade = training_run.Reward.__call__
+
+    def interrupting(self, *args, **named):
+        asked.append(1)
+        if len(asked) == 2:
+            os.kill(os.getpid(), number)
+        return grade(self, *args, **named)
+
+    monkeypatch.setattr(training_run.Reward, "__call__", interrupting)
+    stated = recipe("grpo_cpu", "generation_steps=2", "save.every=8", "validation.every=null")
+    before = signal.getsignal(number)
+    with pytest.raises(WorkError, match=rf"ended by {number.name}; --resume goes on from step 4"):
+        train(stated, progress=False)
+    assert signal.getsignal(number) is before
+    assert [step_of(path) for path in checkpoints(stated.folder)] == [4]
+    assert train(stated, resume=True, progress=False).steps == 2 * EPOCH
+
+
+def test_a_second_signal_ends_the_run_at_once(recipe, monkeypatch):
+    def interrupting(self, *args, **named):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(training_run.Reward, "__call__", interrupting)
+    with pytest.raises(WorkError, match="interrupted; --resume"):
+        train(recipe(), progress=False)
+
+
+@pytest.mark.parametrize("undisturbed", ["grpo_cpu"], indirect=True)
+def test_sigkill_leaves_a_run_that_goes_on_to_the_same_end(undisturbed, recipe):
+    name, variant, whole = undisturbed
+    stated = recipe(name, *variant)
+    process = started(stated, 5)
+    process.kill()
+    process.communicate()
+    again = subprocess.run([*command(stated), "--resume"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert equal(weights(stated.folder), weights(whole))
+    assert figures(stated.folder) == figures(whole)
+
+
+# watching
+
+
+def test_a_reward_that_rises_alone_can_stop_the_run(recipe, monkeypatch):
+    from closedbook.training import monitor
+
+    monkeypatch.setattr(monitor, "suspicion", lambda steps: "smolt" if len(steps) == 3 else None)
+    with pytest.raises(WorkError, match=r"step 3: looks like reward hacking: smolt"):
+        train(recipe("grpo_cpu", "watch=stop"), progress=False)
+    assert step_of(checkpoints(recipe().folder)[-1]) in (3, 4)
+
+
+def test_the_command_plans_without_loading_anything(recipe):
+    done = subprocess.run(
+        [*command(recipe("grpo_cpu", "model=Brobdingnag/Osric-7B")), "--dry-run", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    planned = json.loads(done.stdout)
+    assert (planned["steps"], planned["train_questions"]) == (2 * EPOCH, 16)
+    assert not recipe().folder.exists()

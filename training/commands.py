@@ -1,0 +1,99 @@
+"""`closedbook train`: found by the command line through the entry point group `closedbook.commands`.
+
+The command line lives in the harness, which never imports training; heavy imports happen when a run starts, so that
+`--help` and `--dry-run` are quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from closedbook.harness.cli import JsonFlag, people, print_json
+from closedbook.training.recipe_fields import Method
+
+
+def train_command(
+    method: Annotated[Method, typer.Argument(help="What to train with.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes to the recipe: max_steps=2 judge.model=NAME.", show_default=False
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="Recipe: a YAML file, or the name of one that ships with closedbook. [METHOD_cpu]"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print steps, samples, tokens, judge calls, memory and files, and end.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a model to say what it knows: GRPO as in the study, or a baseline beside it.
+
+    A first run, on two cores, with a small model and facts that ship with closedbook:
+    `closedbook train grpo --config grpo_cpu`, then `closedbook eval runs/grpo_cpu`. `--config grpo_paper` is the study's
+    own configuration. `closedbook recipes` lists all; docs/training.md says what each field does.
+
+    On several GPUs: `accelerate launch -m closedbook.harness.cli train grpo --config grpo_paper`.
+
+    The first Ctrl-C ends the run after a checkpoint; `--resume` goes on, to the same weights.
+    """
+    from closedbook.training.batches import devices, is_main
+    from closedbook.training.recipes import load_recipe
+
+    recipe = load_recipe(config or f"{method}_cpu", overrides or (), method)
+    if dry_run:
+        from closedbook.training.examples import train_questions, validation_questions
+        from closedbook.training.plan import plan
+
+        asked = len(validation_questions(recipe))
+        planned = plan(recipe, len(train_questions(recipe)), devices(), validation_questions=asked)
+        if as_json:
+            print_json(planned.as_dict())
+        else:
+            typer.echo("\n".join(planned.describe()))
+        return
+    from closedbook.training.run import train
+
+    done = train(recipe, resume=resume)
+    if not is_main():
+        return
+    if as_json:
+        print_json(done)
+        return
+    if done.finished:
+        people.print(f"{done.folder} is finished already", highlight=False)
+    accuracy = "" if done.accuracy is None else f", right on {100 * done.accuracy:.1f} % of the validation questions"
+    typer.echo(f"{done.folder}: the model of step {done.best_step} of {done.steps}{accuracy}")
+
+
+def recipes_command(
+    name: Annotated[str | None, typer.Argument(help="One of them, to be printed whole.", show_default=False)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the recipes that ship with closedbook, or print one with all that its bases state.
+
+    `closedbook recipes grpo_cpu > mine.yaml` is a recipe to start from.
+    """
+    from closedbook.training.recipes import load_recipe, recipe_names, recipes_dir, to_yaml
+
+    if name is not None:
+        recipe = load_recipe(name)
+        print_json(recipe.model_dump(mode="json")) if as_json else typer.echo(to_yaml(recipe), nl=False)
+        return
+    first_lines = {n: _first_comment(recipes_dir() / f"{n}.yaml") for n in recipe_names()}
+    if as_json:
+        print_json(first_lines)
+    else:
+        typer.echo("\n".join(f"{n:18}{line}" for n, line in first_lines.items()))
+
+
+def _first_comment(path: Path) -> str:
+    """What a recipe says of itself."""
+    line = path.read_text(encoding="utf-8").partition("\n")[0]
+    return line.removeprefix("#").strip()

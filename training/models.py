@@ -1,0 +1,92 @@
+"""The model of a run: loaded from a folder or the hub, and written as a folder that lm-eval scores."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from closedbook.harness.errors import RequestError, WorkError, one_line
+from closedbook.harness.files import folder_digest
+from closedbook.harness.provenance import PROVENANCE_FILE
+from closedbook.harness.small_model import small_model_dir
+from closedbook.training.recipe_fields import Recipe
+from closedbook.training.trl_config import lora_arguments, model_arguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# what a checkpoint holds for going on
+FOR_GOING_ON = ("optimizer*", "scheduler*", "rng_state*", "scaler*", "trainer_state.json", "training_args.bin")
+
+
+def model_path(recipe: Recipe) -> str:
+    """The folder or hub id of the model to start from.
+
+    Raises:
+        WorkError: The small model cannot be prepared.
+    """
+    return str(small_model_dir()) if recipe.model == "smollm2" else str(Path(recipe.model).expanduser())
+
+
+def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and its tokenizer.
+
+    Raises:
+        RequestError: One of them cannot be read, or the tokenizer has no token that ends or pads a text.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path, where = model_path(recipe), f"recipe {recipe.name}: model"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=recipe.trust_remote_code, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(path, **model_arguments(recipe))
+    except Exception as error:  # each class fails in its own way when files are missing or broken
+        raise RequestError(f"{where}: cannot load {path}: {one_line(error)}; name a model folder or hub id") from error
+    if tokenizer.eos_token is None:
+        raise RequestError(f"{where}: the tokenizer of {path} has no token that ends a text; set its eos_token")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def adapters(recipe: Recipe) -> dict[str, Any]:
+    """Low-rank adapters as an argument of TRL's trainers; none where all weights are trained."""
+    arguments = lora_arguments(recipe)
+    if arguments is None:
+        return {}
+    from peft import LoraConfig
+
+    return {"peft_config": LoraConfig(**arguments)}
+
+
+def model_digest(path: str) -> str:
+    """The identity of a model: its files' digest, or its commit on the hub."""
+    if Path(path).is_dir():
+        return folder_digest(Path(path))
+    from transformers import AutoConfig
+
+    return f"{path}@{getattr(AutoConfig.from_pretrained(path), '_commit_hash', None)}"
+
+
+def write_model(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
+    """Write the model of a checkpoint, with its tokenizer, to a folder; adapters are merged into it.
+
+    Raises:
+        WorkError: It cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        if recipe.lora is None:
+            leave = shutil.ignore_patterns(*FOR_GOING_ON, "README.md", PROVENANCE_FILE)
+            shutil.copytree(checkpoint, folder, ignore=leave, dirs_exist_ok=True)
+        else:
+            from peft import PeftModel
+            from transformers import AutoTokenizer
+
+            model, _ = load_model(recipe)
+            PeftModel.from_pretrained(model, checkpoint).merge_and_unload().save_pretrained(folder)
+            AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise WorkError(f"cannot write the model to {folder}: {one_line(error)}; free space, then --resume") from error

@@ -1,0 +1,63 @@
+"""Validation while a model trains: greedy answers to questions held back, graded as the tasks grade."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from closedbook.harness.judge import Judgement, Triple, make_judge
+from closedbook.harness.metrics import Answer, metrics
+from closedbook.harness.prompts import extract_answer
+from closedbook.harness.questions import Question
+from closedbook.harness.sampling import Sampler, encode_prompts
+from closedbook.training.recipe_fields import Recipe
+from closedbook.training.recipes import judge_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ACCURACY = "validation/judge_correct"
+
+
+def make_validation(
+    recipe: Recipe,
+    trainer: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    chat: bool,
+) -> Callable[[], dict[str, float]]:
+    """Asks the trainer's model, as it is, the validation questions; each process asks its share."""
+    from accelerate.utils import broadcast_object_list, gather_object
+    from trl.models.utils import unwrap_model_for_generation
+
+    judge = make_judge(judge_of(recipe))
+    rank, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    mine = questions[rank::processes]
+    prompts = encode_prompts(tokenizer, mine, recipe.style, chat, recipe.max_prompt_tokens)
+
+    def validate() -> dict[str, float]:
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+            texts = Sampler(model, tokenizer).greedy(prompts, recipe.max_new_tokens)
+        triples = [
+            Triple(question.question, question.answers, extract_answer(text, recipe.style))
+            for question, text in zip(mine, texts, strict=True)
+        ]
+        everyones = gather_object(triples)
+        figures = [validation_figures(everyones, judge.grade(everyones)) if rank == 0 else {}]
+        broadcast_object_list(figures)
+        return figures[0]
+
+    return validate
+
+
+def validation_figures(triples: Sequence[Triple], judgements: Sequence[Judgement]) -> dict[str, float]:
+    """Means of the harness's metrics over answers, as `validation/NAME`; those over graded answers leave out others."""
+    values = [
+        metrics([Answer(triple.answer, judgement)], triple.golds)
+        for triple, judgement in zip(triples, judgements, strict=True)
+    ]
+    names = list(values[0]) if values else []
+    known = {name: [value[name] for value in values if not math.isnan(value[name])] for name in names}
+    return {f"validation/{name}": fmean(known[name]) if known[name] else math.nan for name in names}
