@@ -123,6 +123,11 @@ class Sampler:
         pad = tokenizer.pad_token_id
         self._pad: int = pad if pad is not None else min(self._ends, default=0)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What an answer depends on besides the model's weights, as far as it changes the arithmetic."""
+        return {"engine": "transformers", "dtype": str(self.model.dtype).removeprefix("torch.")}
+
     def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
         """The likeliest continuation of each prompt, token by token.
 
