@@ -251,21 +251,28 @@ def _check_drawn(manifest: Manifest, drawn: Splits, train: Source) -> None:
             )
 
 
+def read_overlaps(folder: Path | None = None) -> list[Overlap]:
+    """The overlaps as written: of each test question and each other benchmark the training question that is closest.
+
+    Raises:
+        ManifestError: The file is missing or malformed.
+    """
+    path = (folder or manifests_dir()) / OVERLAPS
+    try:
+        return list(read_jsonl(path, lambda row: Overlap(**row), "overlaps as `closedbook splits build` writes them"))
+    except RequestError as error:
+        raise ManifestError(str(error)) from error
+
+
 def check_overlaps(folder: Path | None = None) -> list[Overlap]:
     """Prove that the overlaps belong to the manifests: each pairs a test question with another's train question.
 
     Raises:
         ManifestError: The file is missing or malformed, or was made for other manifests.
     """
-    path = (folder or manifests_dir()) / OVERLAPS
     manifests = {name: read_manifest(name, folder) for name in benchmarks()}
     ids = {(name, split): set(m.ids(split)) for name, m in manifests.items() for split in SPLITS}
-    try:
-        overlaps = list(
-            read_jsonl(path, lambda row: Overlap(**row), "overlaps as `closedbook splits build` writes them")
-        )
-    except RequestError as error:
-        raise ManifestError(str(error)) from error
+    overlaps = read_overlaps(folder)
     none: set[str] = set()
     stale = [
         o.test_id
@@ -275,7 +282,8 @@ def check_overlaps(folder: Path | None = None) -> list[Overlap]:
     ]
     if stale:
         raise ManifestError(
-            f"{path} was made for other manifests ({min(stale)} is not in test); run `closedbook splits build`"
+            f"{(folder or manifests_dir()) / OVERLAPS} was made for other manifests ({min(stale)} is not in test); run "
+            "`closedbook splits build`"
         )
     return overlaps
 
