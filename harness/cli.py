@@ -255,6 +255,9 @@ def eval_command(
     calibration: Annotated[
         Path | None, typer.Option(help="calibration.json of this judge: also report accuracy corrected for its errors.")
     ] = None,
+    allow_contaminated: Annotated[
+        bool, typer.Option("--allow-contaminated", help="Ask a checkpoint questions that it was trained on.")
+    ] = False,
     dry_run: DryRunFlag = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; a rerun with the same one goes on from there.")] = None,
     as_json: JsonFlag = False,
@@ -282,6 +285,7 @@ def eval_command(
         chat=chat,
         out=out,
         calibration=calibration,
+        allow_contaminated=allow_contaminated,
     )
     print_json(done.figures) if as_json else _print_evaluations([done], _named(settings))
     _end_if_too_many(done.tally, settings, done.folder)

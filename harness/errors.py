@@ -11,6 +11,11 @@ Every message is one line that says what, where, and what to do. The command lin
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
+log = logging.getLogger(__name__)
+
 
 class ClosedbookError(Exception):
     """Base of all errors that a person can act on."""
@@ -39,3 +44,9 @@ class WorkError(ClosedbookError):
 def one_line(error: BaseException, longest: int = 300) -> str:
     """What an error says, on one line, with its type where it says nothing else."""
     return (" ".join(str(error).split()) or type(error).__name__)[:longest]
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning that concerns the whole run; lm-eval builds a task more than once."""
+    log.warning(message)

@@ -29,7 +29,7 @@ from closedbook.harness.judge.calibration import read_calibration
 from closedbook.harness.judge.cascade import LLMJudge, Plan
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.metrics import METRICS
-from closedbook.harness.provenance import installed_versions
+from closedbook.harness.provenance import contaminated_allowed, installed_versions
 from closedbook.harness.statistics import Confusion, Estimate, corrected, mean_over_tasks, proportion
 
 LOCAL_BACKENDS = ("hf", "vllm")
@@ -164,10 +164,11 @@ class _Run:
     split: str
     limit: int | None
     judge: JudgeSettings | None
+    allow_contaminated: bool = False
 
     @property
     def digest(self) -> str:
-        """Of all that the figures depend on."""
+        """Of all that the figures depend on; what is allowed changes none, since what is refused has no figures."""
         judge = dict(make_judge(self.judge).identity) if self.judge else None
         parts = [self.answers_digest, sorted(self.tasks), self.split, self.limit, judge]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
@@ -196,6 +197,7 @@ class _Run:
             "split": self.split,
             "limit": self.limit,
             "judge": judge,
+            "allow_contaminated": self.allow_contaminated,
             "versions": installed_versions(),
         }
 
@@ -238,6 +240,7 @@ def evaluate(
     chat: bool | None = None,
     out: Path | None = None,
     calibration: Path | None = None,
+    allow_contaminated: bool = False,
 ) -> Evaluation:
     """Score a model and write a run folder.
 
@@ -253,9 +256,11 @@ def evaluate(
         chat: Apply the chat template; by default when the model has one, or the backend speaks chat.
         out: Run folder; by default one under runs/ that is named after model, tasks and judge.
         calibration: A calibration of this judge; accuracy corrected for the judge's errors is then reported too.
+        allow_contaminated: Ask a checkpoint questions that it was trained on; the run folder then says how many.
 
     Raises:
-        RequestError: No such task, no such model, a model without tokenizer, or a judge that is wrongly set up.
+        RequestError: No such task, no such model, a model without tokenizer, one that was trained on the questions, or
+            a judge that is wrongly set up.
         WorkError: The run failed or was interrupted. With the hf and API backends the same call goes on from the
             answers it has; vLLM keeps only those of a task that was finished.
     """
@@ -265,11 +270,11 @@ def evaluate(
         raise RequestError("a calibration is of a judge; name the judge too")
     table = read_calibration(calibration, make_judge(judge)) if calibration and judge else None
     _check_backend(backend, batch_size)
+    allowed = contaminated_allowed({"allow_contaminated": allow_contaminated})
     identity, has_template, arguments = _describe(model, backend, model_args or {})
     chat = has_template if chat is None else chat
-    run = _Run(model, identity, backend, arguments, chat, tasks, split, limit, judge)
+    run = _Run(model, identity, backend, arguments, chat, tasks, split, limit, judge, allowed)
     folder = out or Path("runs") / f"eval-{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(model).name)}-{run.digest}"
-    write_text(folder / "run.json", json.dumps(run.described(), indent=2, default=str) + "\n")
     batch_size = batch_size or ("32" if arguments.get("device") == "cpu" else "auto")
     try:
         with _quiet():
@@ -333,9 +338,13 @@ def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], 
     from lm_eval.tasks import TaskManager
 
     judge = {"judge": run.judge.model_dump()} if run.judge else {}
-    metadata = run.public_arguments | judge | {"split": run.split}
+    metadata = run.public_arguments | judge | {"split": run.split, "allow_contaminated": run.allow_contaminated}
     manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=metadata)
-    manager.load(list(run.tasks))  # a source that cannot be had is found out before the model is loaded
+    # a source that cannot be had, and a checkpoint that was trained on it, are found out before the model is loaded
+    tasks = manager.load(list(run.tasks))["tasks"]
+    checkpoint = {name: task.config.metadata["closedbook"]["checkpoint"] for name, task in tasks.items()}
+    described = run.described() | {"checkpoint": checkpoint}
+    write_text(folder / "run.json", json.dumps(described, indent=2, default=str) + "\n")
     if run.judge:  # and so is a judge; the tasks look again, later
         make_judge(run.judge).preflight()
     tracker = EvaluationTracker(output_path=str(folder))

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any, ClassVar, get_args
 
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter, register_metric
 from lm_eval.api.task import ConfigurableTask
 
-from closedbook.harness.errors import RequestError
+from closedbook.harness.errors import RequestError, warn_once
 from closedbook.harness.judge import NO_JUDGE_HINT, Judge, Judgement, Tally, Triple, judge_settings, make_judge
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.metrics import METRICS, Answer, metric_names, metrics
 from closedbook.harness.prompts import Style, extract_answer, question_prompt, template_digest
-from closedbook.harness.provenance import installed_versions
+from closedbook.harness.provenance import check_checkpoints, installed_versions
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +66,15 @@ def _register_metrics() -> None:
 _register_metrics()
 
 
-@cache
-def _say_once(message: str) -> None:
-    log.warning(message)
-
-
 class ClosedbookTask(ConfigurableTask):
     """A deduplicated benchmark as an lm-eval task.
 
     The YAML names the benchmark under `dataset_kwargs` and the prompt's style under `metadata`. `split` in the metadata
-    asks another split than test: "validation", "train", or "dropped", the test questions that train states.
+    asks another split than test: "validation", "train", or "dropped", the test questions that train states. The model
+    that lm-eval puts there may not have been trained on the questions, unless `allow_contaminated` there is true.
 
     Raises:
-        RequestError: A judge that is wrongly set up.
+        RequestError: A judge that is wrongly set up, or a checkpoint that was trained on the questions.
         ManifestError, SourceError: The test questions cannot be had as the manifest pins them.
     """
 
@@ -94,10 +89,10 @@ class ClosedbookTask(ConfigurableTask):
         self.judging = judge_settings(metadata)
         self.judge: Judge | None = make_judge(self.judging) if self.judging else None
         if self.judge is None:
-            _say_once(NO_JUDGE_HINT)
+            warn_once(NO_JUDGE_HINT)
         settings["filter_list"] = [{"name": "none", "filter": [{"function": f"closedbook_{self.style}"}]}]
         settings["metric_list"] = self._metric_list()
-        settings["metadata"] = metadata | {"closedbook": self._provenance()}
+        settings["metadata"] = metadata | {"closedbook": self._provenance(metadata)}
         super().__init__(config=settings)
 
     def _metric_list(self) -> list[dict[str, Any]]:
@@ -112,7 +107,7 @@ class ClosedbookTask(ConfigurableTask):
             for name in metric_names(self.judging.prompt if self.judging else None)
         ]
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """What makes a number comparable with another one; lm-eval writes it to the results."""
         manifest = read_manifest(self.benchmark)
         return {
@@ -121,6 +116,7 @@ class ClosedbookTask(ConfigurableTask):
             "split": self.split,
             "prompt": f"{self.style}-{template_digest(self.style)}",
             "judge": dict(self.judge.identity) if self.judge else None,
+            "checkpoint": check_checkpoints(metadata, self.benchmark, self.split, manifest.ids(self.split)) or None,
             "versions": installed_versions(),
         }
 

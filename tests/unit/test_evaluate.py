@@ -133,6 +133,11 @@ def test_the_order_of_arguments_changes_nothing():
     assert described(arguments={"b": 2, "a": 1}).digest == described().digest
 
 
+def test_what_is_allowed_changes_no_figure_and_so_no_run_folder():
+    assert described(allow_contaminated=True).digest == described().digest
+    assert described(allow_contaminated=True).described()["allow_contaminated"] is True
+
+
 def test_secrets_among_the_arguments_are_not_written():
     shown = json.dumps(described(arguments={"api_key": "sk-1", "hf_token": "sk-1", "base_url": "u"}).described())
     assert "sk-1" not in shown

@@ -8,7 +8,7 @@ import pytest
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.errors import RequestError, WorkError, warn_once
 from closedbook.harness.files import tasks_dir
 from closedbook.harness.judge import NO_JUDGE_HINT, Grade, JudgeFailure, RulesJudge, make_judge
 from closedbook.harness.manifests import load_questions, read_manifest
@@ -51,9 +51,7 @@ def test_a_model_that_answers_with_the_golds_scores_one():
 
 
 def test_without_a_judge_there_are_no_judge_metrics_and_one_line_says_how_to_get_them(caplog):
-    from closedbook.harness import task
-
-    task._say_once.cache_clear()
+    warn_once.cache_clear()
     results, _ = run("x")
     run("x")
     assert set(figures(results)) >= {"exact_match", "contains"}
