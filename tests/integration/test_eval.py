@@ -12,6 +12,7 @@ import pytest
 
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.prompts import messages, question_prompt
+from closedbook.harness.provenance import ALLOW, Provenance, write_provenance
 
 pytestmark = pytest.mark.model
 BIN = Path(sys.executable).parent
@@ -167,3 +168,86 @@ def test_a_folder_that_is_no_model_is_one_clear_line(tmp_path):
     done = subprocess.run([BIN / "closedbook", *EVAL, tmp_path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "is no model folder or hub id" in done.stderr.strip().splitlines()[-1]
+
+
+# --- a checkpoint that was trained on test questions ---
+
+
+@pytest.fixture(scope="module")
+def contaminated(small_model, tmp_path_factory):
+    """The small model, said to have been trained on three test questions and on train."""
+    folder = tmp_path_factory.mktemp("contaminated")
+    for file in small_model.iterdir():
+        (folder / file.name).symlink_to(file)
+    manifest = read_manifest("worldfacts")
+    provenance = Provenance(
+        method="sft",
+        base_model=str(small_model),
+        base_digest="0" * 64,
+        step=1,
+        seed=1,
+        recipe={},
+        manifests={"worldfacts": manifest.digest},
+        train_ids=(*manifest.ids("test")[:3], *manifest.ids("train")),
+        judge=None,
+        prompt="direct",
+        versions={},
+        revision=None,
+    )
+    write_provenance(folder, provenance)
+    return folder
+
+
+SAID = "was trained on 3 of the 214 questions of worldfacts_dedup (split test), such as "
+
+
+def lm_eval(model, out, **variables):
+    command = [
+        BIN / "lm_eval", "--model", "hf", "--model_args", f"pretrained={model},dtype=bfloat16,max_length=192",
+        "--tasks", "worldfacts_dedup", "--limit", "2", "--batch_size", "2", "--output_path", out,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | variables)
+
+
+def carried(out):
+    """What lm-eval's results say of the checkpoint."""
+    (results,) = out.rglob("results_*.json")
+    metadata = json.loads(results.read_text())["configs"]["worldfacts_dedup"]["metadata"]
+    return metadata["closedbook"]["checkpoint"]["pretrained"]
+
+
+def test_plain_lm_eval_refuses_a_checkpoint_that_was_trained_on_the_questions(contaminated, tmp_path):
+    done = lm_eval(contaminated, tmp_path)
+    assert done.returncode != 0
+    said = done.stderr.strip().splitlines()[-1]
+    assert SAID in said
+    assert "CLOSEDBOOK_ALLOW_CONTAMINATED=1" in said
+    assert not list(tmp_path.rglob("results_*"))
+
+
+def test_plain_lm_eval_asks_it_all_the_same_where_the_variable_says_so(contaminated, tmp_path):
+    done = lm_eval(contaminated, tmp_path, **{ALLOW: "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count(SAID) == 1
+    assert (carried(tmp_path)["contaminated"], carried(tmp_path)["method"]) == (3, "sft")
+
+
+def test_closedbook_eval_refuses_it_on_one_line_and_leaves_nothing(contaminated, tmp_path):
+    command = [BIN / "closedbook", *EVAL, contaminated, "--limit", "2", "--out", tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    said = done.stderr.strip().splitlines()[-1]
+    assert f"{contaminated} {SAID}" in said
+    assert "--allow-contaminated" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_closedbook_eval_asks_it_all_the_same_where_the_flag_says_so(contaminated, tmp_path):
+    command = [BIN / "closedbook", *EVAL, contaminated, "--limit", "2", "--out", tmp_path, "--allow-contaminated"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count(SAID) == 1
+    assert json.loads(done.stdout)["worldfacts_dedup"]["contains"]["n"] == 2
+    assert carried(tmp_path)["contaminated"] == 3
+    described = json.loads((tmp_path / "run.json").read_text())
+    assert described["checkpoint"]["worldfacts_dedup"]["pretrained"] == carried(tmp_path)
