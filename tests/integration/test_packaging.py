@@ -125,7 +125,8 @@ def test_the_wheel_holds_what_is_not_python(wheel: Path) -> None:
         "worldfacts/LICENCE.md",
     }
     wanted = {f"closedbook/harness/{name}" for name in package} | {f"lm_eval/tasks/closedbook/{name}" for name in tasks}
-    assert wanted | {"closedbook/training/recipes/grpo_paper.yaml"} <= names_in(wheel)
+    wanted |= {f"closedbook/training/{name}" for name in ("recipes/grpo_paper.yaml", "accelerate/ddp.yaml")}
+    assert wanted <= names_in(wheel)
 
 
 def test_the_wheel_carries_its_licence(wheel: Path) -> None:
