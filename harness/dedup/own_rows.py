@@ -18,6 +18,8 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,13 +97,18 @@ class Format(NamedTuple):
 
 
 def answers_in(value: Any) -> Iterator[str]:
-    """All texts of an answer cell: a text, a number, a list, a JSON list in a text, an object that holds texts."""
+    """All texts of an answer cell: a text, a number, a date, a list, a JSON list in a text, an object that holds texts.
+
+    None of a cell that says nothing: an empty text, or NaN, which is how tables call a cell that is missing.
+    """
     if isinstance(value, str) and value.lstrip().startswith("[") and (inner := _json_list(value)) is not None:
         value = inner
-    if isinstance(value, str):
+    if isinstance(value, str) and value.strip():
         yield value
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float | Decimal) and value == value:
         yield str(value)
+    elif isinstance(value, date):
+        yield str(value).removesuffix(" 00:00:00")
     elif isinstance(value, list | tuple):
         yield from chain.from_iterable(map(answers_in, value))
     elif isinstance(value, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -188,10 +190,19 @@ def test_a_row_without_answers_that_asks_something_else_of_one_thing_is_no_match
     ("cell", "texts"),
     [("a", ["a"]), (["a", "b"], ["a", "b"]), (None, []), (1912, ["1912"]), ('["a", "b"]', ["a", "b"]), ("[a]", ["[a]"]),
      ({"text": ["a"], "answer_start": [3]}, ["a"]), ({"value": "a", "aliases": ["b"], "type": "t"}, ["a", "b"]),
-     ([["a"], None], ["a"])],
+     ([["a"], None], ["a"]), (62.0, ["62.0"]), (Decimal("1.5"), ["1.5"]), (datetime.date(1912, 4, 5), ["1912-04-05"]),
+     (datetime.datetime.fromisoformat("1912-04-05"), ["1912-04-05"])],
 )  # fmt: skip
 def test_an_answer_is_a_text_a_list_or_an_object_that_holds_texts(cell, texts):
     assert list(answers_in(cell)) == texts
+
+
+@pytest.mark.parametrize("cell", ["", " \u00a0", [""], "[]", float("nan"), [float("nan"), " "], {"text": []}])
+def test_an_answer_that_says_nothing_is_none(tmp_path, rows, cell):
+    """As one it would agree with no other, and hide the row."""
+    done = run(jsonl(tmp_path / "t.jsonl", [row | {"answer": cell} for row in rows]))
+    assert {match["row"] for match in matches(done)} == {2, 4, 6, 8, 10}
+    assert done.report["rows"]["without_answers"] == 10
 
 
 def test_rows_without_a_question_are_counted_and_kept(tmp_path, rows):
