@@ -13,8 +13,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from itertools import islice
-from threading import Thread
+from threading import RLock, Thread
 from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from closedbook.harness.dedup.own_matching import Matcher
 from closedbook.harness.dedup.own_parts import Part
@@ -44,6 +46,7 @@ def _start_worker(questions: Sequence[Question], alive: Connection) -> None:
             os._exit(1)
 
     Thread(target=end_with_main, daemon=True).start()
+    tqdm.set_lock(RLock())  # not one for all processes: ended as above, a worker would leave it and a warning behind
     _matcher = Matcher(questions)
 
 

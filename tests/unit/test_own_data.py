@@ -508,7 +508,7 @@ def test_ctrl_c_ends_all_processes_and_shows_no_traceback(tmp_path, started):
     os.killpg(started.pid, signal.SIGINT)
     _, err = started.communicate(timeout=60)
     assert started.returncode not in (0, None)
-    assert "Traceback" not in err
+    assert not err
     assert ends(started.pid)
     assert list((tmp_path / "out" / ".parts").glob("0*.json"))
 
