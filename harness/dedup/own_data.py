@@ -25,7 +25,7 @@ from typing import Any
 
 from closedbook.harness.dedup.candidates import RETRIEVAL
 from closedbook.harness.dedup.own_matching import BY_WORDS
-from closedbook.harness.dedup.own_parts import Part, Parts
+from closedbook.harness.dedup.own_parts import Part, Parts, alone
 from closedbook.harness.dedup.own_rows import (
     LONGEST,
     Columns,
@@ -108,6 +108,10 @@ def chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
     """Rows in chunks of equal length; the last one may be shorter."""
     while chunk := list(islice(rows, CHUNK)):
         yield chunk
+
+
+def _chunks_of(rows: int) -> int:
+    return -(-rows // CHUNK)
 
 
 class Tally:
@@ -200,13 +204,16 @@ def _train_file(request: Request, parts: Path) -> Path:
     return train
 
 
-def _require_same_request(report: Path, inputs: Mapping[str, Any]) -> None:
-    """Let a report be replaced by one of the same rows, columns and benchmarks only; rules may have changed.
+def _require_same_request(folder: Path, train: Path, inputs: Mapping[str, Any], begun: bool) -> None:
+    """Let results be replaced by those of the same rows, columns and benchmarks only; rules may have changed.
 
     Raises:
-        RequestError: It is of another request, or is none of ours.
+        RequestError: They are of another request, or, where no run has begun here, are none of ours.
     """
+    *others, report = (folder / name for name in results(train))
     if not report.exists():
+        if not begun and (found := next((path for path in others if path.exists()), None)):
+            raise RequestError(f"{found} is there without a {REPORT} and would be replaced; choose another --out")
         return
     try:
         held = json.loads(report.read_text(encoding="utf-8"))
@@ -216,8 +223,8 @@ def _require_same_request(report: Path, inputs: Mapping[str, Any]) -> None:
         same = False
     if not same:
         raise RequestError(
-            f"{report.parent} holds the results of another request or of other rows; choose another --out, or remove "
-            f"{report}"
+            f"{folder} holds the results of another request or of other rows; choose another --out, or remove "
+            f"{', '.join(results(train))} from it"
         )
 
 
@@ -235,23 +242,24 @@ def find_matches(request: Request, watch: Watch = lambda done, total: None) -> O
     names, train = request.benchmarks, _train_file(request, parts.folder)
     columns = choose_columns(train, request.question, request.answer, request.id)
     inputs = _inputs(train, request, columns)
-    _require_same_request(request.folder / REPORT, inputs)
+    _require_same_request(request.folder, train, inputs, parts.begun)
     seen = survey(train, columns)
-    parts.begin(json.dumps(inputs, indent=2) + "\n")
-    questions = [q for name in names for split in SPLITS[request.split] for q in load_questions(name, split)]
-    _compare(train, columns, seen.rows, questions, parts, watch)
-    if file_digest(train) != inputs["train"]["sha256"]:
-        raise WorkError(f"{train} changed while it was read; run the same command again")
-    return _write(
-        request.folder, train, parts, Tally(seen.rows), lambda t: _report(inputs, questions, t, seen.duplicate_ids)
-    )
+    with alone(request.folder):
+        parts.begin(json.dumps(inputs, indent=2) + "\n")
+        questions = [q for name in names for split in SPLITS[request.split] for q in load_questions(name, split)]
+        _compare(train, columns, seen.rows, questions, parts, watch)
+        if file_digest(train) != inputs["train"]["sha256"]:
+            raise WorkError(f"{train} changed while it was read; run the same command again")
+        return _write(
+            request.folder, train, parts, seen.rows, lambda t: _report(inputs, questions, t, seen.duplicate_ids)
+        )
 
 
 def _compare(
     train: Path, columns: Columns, rows: int, questions: Sequence[Question], parts: Parts, watch: Watch
 ) -> None:
     """Compare the chunks that are not compared yet, and save them."""
-    missing = {at for at in range(-(-rows // CHUNK)) if not parts.path(at).is_file()}
+    missing = {at for at in range(_chunks_of(rows)) if not parts.path(at).is_file()}
     todo = ((at, chunk) for at, chunk in enumerate(chunks(read_rows(train, columns))) if at in missing)
     left = len(missing)
     watch(max(0, rows - left * CHUNK), rows)
@@ -262,11 +270,12 @@ def _compare(
             watch(max(0, rows - left * CHUNK), rows)
 
 
-def _write(folder: Path, train: Path, parts: Parts, tally: Tally, report: Callable[[Tally], dict[str, Any]]) -> Outcome:
+def _write(folder: Path, train: Path, parts: Parts, rows: int, report: Callable[[Tally], dict[str, Any]]) -> Outcome:
     """Write the results beside the parts, then give them their names, the report last."""
+    tally = Tally(rows)
     names = filtered, matches, last = results(train)
     with written_aside(parts.folder / matches) as lines:
-        for part in parts.all():
+        for part in parts.all(_chunks_of(rows)):
             tally.add(part)
             lines.writelines(json.dumps(match._asdict()) + "\n" for match in part.matches)
     format_of(train).keep(train, parts.folder / filtered, tally.marked)

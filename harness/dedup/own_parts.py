@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,13 +44,22 @@ class Parts:
         """The file of a chunk."""
         return self.folder / f"{at:08d}.json"
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run has begun here that did not end."""
+        return self._inputs.is_file()
+
+    @property
+    def _inputs(self) -> Path:
+        return self.folder / "inputs.json"
+
     def begin(self, key: str) -> None:
         """Keep what an earlier run with the same inputs saved, drop what another one did.
 
         Raises:
             RequestError: Nothing can be written here.
         """
-        stored = self.folder / "inputs.json"
+        stored = self._inputs
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (stored.is_file() and stored.read_text(encoding="utf-8") == key):
@@ -62,10 +74,44 @@ class Parts:
         write_text(self.path(at), json.dumps({"counts": dict(part.counts), "matches": part.matches}) + "\n")
 
     def load(self, at: int) -> Part:
-        """What was found in a chunk."""
-        saved = json.loads(self.path(at).read_text(encoding="utf-8"))
-        return Part(saved["counts"], [Match(*match) for match in saved["matches"]])
+        """What was found in a chunk.
 
-    def all(self) -> Iterator[Part]:
-        """All parts, in order."""
-        return map(self.load, range(len(list(self.folder.glob("0*.json")))))
+        Raises:
+            WorkError: It is gone, or damaged.
+        """
+        path = self.path(at)
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            return Part(saved["counts"], [Match(*match) for match in saved["matches"]])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            with suppress(OSError):
+                path.unlink()  # so that it is made anew
+            raise WorkError(f"cannot read {path}: {one_line(error)}; run the same command again") from error
+
+    def all(self, count: int) -> Iterator[Part]:
+        """The parts of so many chunks, in order."""
+        return map(self.load, range(count))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder for a while; one that is killed lets go of it.
+
+    Raises:
+        RequestError: Another run is there, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RequestError(f"cannot write to {folder}: {one_line(error)}; choose another --out") from error
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(f"another run writes to {folder}; wait for it, or choose another --out") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(held)

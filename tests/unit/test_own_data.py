@@ -34,7 +34,7 @@ from closedbook.harness.dedup.own_rows import (
     row_of,
     spool,
 )
-from closedbook.harness.errors import RequestError
+from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.questions import Question
 
@@ -337,6 +337,27 @@ def test_a_report_that_is_none_of_ours_is_not_replaced(tmp_path, rows, content):
     assert "choose another --out" in refused(jsonl(tmp_path / "t.jsonl", rows), out=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["filtered.jsonl", "matches.jsonl"])
+def test_a_file_that_no_run_wrote_is_not_replaced(tmp_path, rows, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    assert name in refused(jsonl(tmp_path / "t.jsonl", rows))
+    assert files(tmp_path / "out") == {name: b"mine"}
+
+
+def test_a_run_that_was_killed_while_it_named_its_results_goes_on(stopped, monkeypatch):
+    def die(whole: Path, path: Path) -> None:
+        whole.replace(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(own_data, "_move", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped)
+    assert "report.json" not in files(stopped.parent / "out")
+    assert run(stopped).report["contained"]["rows"] == 5
+
+
 def test_the_same_request_is_done_again_also_by_other_rules(tmp_path, rows, monkeypatch):
     train = jsonl(tmp_path / "t.jsonl", rows)
     before = files(run(train).folder)
@@ -439,6 +460,21 @@ def test_parts_of_other_inputs_are_dropped(tmp_path, rows, stopped):
     jsonl(stopped, rows[::-1])
     assert {match["row"] for match in matches(run(stopped))} == {1, 3, 5, 7, 9}
     assert sorted(files(tmp_path / "out")) == ["filtered.jsonl", "matches.jsonl", "report.json"]
+
+
+def test_a_chunk_that_is_gone_is_not_counted_as_one_without_matches(stopped, monkeypatch):
+    """As another run takes it away when it ends."""
+    monkeypatch.setattr(own_data.Parts, "save", lambda self, at, part: None)
+    with pytest.raises(WorkError, match="run the same command again"):
+        run(stopped)
+    assert not (stopped.parent / "out" / "report.json").exists()
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, rows, started):
+    assert "another run" in refused(tmp_path / "t.jsonl")
+    started.kill()
+    started.wait()
+    assert run(tmp_path / "t.jsonl").report["contained"]["rows"]
 
 
 @pytest.mark.parametrize("version", ["RULES", "RETRIEVAL"])
