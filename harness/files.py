@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from threading import get_ident
 from typing import Any, TextIO, TypeVar
@@ -67,6 +70,30 @@ def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T
                     yield row
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {one_line(error)}; name a JSON Lines file with {wanted}") from error
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "str": (str,), "int": (int,), "float": (int, float), "None": (type(None),),
+}  # fmt: skip
+
+
+@cache
+def _types_of(made: type) -> Mapping[str, tuple[type, ...]]:
+    """Types that a field may hold, of the fields that are annotated with texts and numbers alone."""
+    named = {field.name: str(field.type).split(" | ") for field in fields(made)}
+    return {name: tuple(t for part in of for t in _TYPES[part]) for name, of in named.items() if {*of} <= _TYPES.keys()}
+
+
+def typed(made: Any) -> None:
+    """See to it that the texts and numbers of a dataclass are some, whatever JSON it was made from.
+
+    Raises:
+        TypeError: A field holds something else, or a number that is none.
+    """
+    for name, types in _types_of(type(made)).items():
+        value = getattr(made, name)
+        if not isinstance(value, types) or (isinstance(value, float) and not math.isfinite(value)):
+            raise TypeError(f"its {name} is {value!r:.40}")
 
 
 @contextmanager

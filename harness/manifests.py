@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from closedbook.harness.errors import ManifestError, RequestError, SourceError
-from closedbook.harness.files import tasks_dir, write_text
+from closedbook.harness.files import tasks_dir, typed, write_text
 from closedbook.harness.questions import Question, by_id, ids_digest
 from closedbook.harness.sources import Source, benchmark, benchmarks, mirror_file, read_source
 
@@ -58,6 +58,8 @@ class Row:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str):
             raise TypeError(f"id {self.id!r} is not a text")
+        if self.split == DROPPED:
+            typed(self)
         dropped = self.split == "dropped" and self.dropped_from in SPLITS and isinstance(self.contained_in, str)
         kept = self.split in SPLITS and self.dropped_from is None
         if not (dropped or kept):

@@ -14,13 +14,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from closedbook.harness import dedup
 from closedbook.harness.dedup import RETRIEVAL, RULES, Decider, Decision, Embed, rules
 from closedbook.harness.dedup.embeddings import Embedder
 from closedbook.harness.errors import ManifestError, RequestError
-from closedbook.harness.files import read_jsonl, write_text
+from closedbook.harness.files import read_jsonl, typed, write_text
 from closedbook.harness.manifests import (
     AGAINST,
     SPLITS,
@@ -224,6 +224,12 @@ def find_overlaps(
     return sorted(found, key=lambda o: (o.test_benchmark, o.test_id, o.train_benchmark))
 
 
+def _overlap(row: Any) -> Overlap:
+    overlap = Overlap(**row)
+    typed(overlap)
+    return overlap
+
+
 def overlaps_text(overlaps: Iterable[Overlap]) -> str:
     """Overlaps as JSON Lines."""
     return "".join(json.dumps(asdict(overlap)) + "\n" for overlap in overlaps)
@@ -259,7 +265,7 @@ def read_overlaps(folder: Path | None = None) -> list[Overlap]:
     """
     path = (folder or manifests_dir()) / OVERLAPS
     try:
-        return list(read_jsonl(path, lambda row: Overlap(**row), "overlaps as `closedbook splits build` writes them"))
+        return list(read_jsonl(path, _overlap, "overlaps as `closedbook splits build` writes them"))
     except RequestError as error:
         raise ManifestError(str(error)) from error
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.evaluate import evaluate
-from closedbook.harness.files import write_text
+from closedbook.harness.files import typed, write_text
 from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.manifests import DROPPED, read_manifest
 from closedbook.harness.statistics import Estimate, difference
@@ -91,7 +91,9 @@ def read_effects(path: Path) -> tuple[str, str, list[Effect]]:
     """
 
     def estimate(stated: Mapping[str, Any]) -> Estimate:
-        return Estimate(**stated)
+        made = Estimate(**stated)
+        typed(made)
+        return made
 
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
@@ -99,6 +101,8 @@ def read_effects(path: Path) -> tuple[str, str, list[Effect]]:
             Effect(**row | {name: estimate(row[name]) for name in ("kept", "dropped", "full_minus_deduplicated")})
             for row in stated["effects"]
         ]
+        for effect in effects:
+            typed(effect)
         return stated["model"], stated["judge"], effects
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError(f"{path} is no effect.json ({error}); `closedbook dedup effect MODEL` writes one") from error

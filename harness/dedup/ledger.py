@@ -17,7 +17,7 @@ from closedbook.harness.dedup.candidates import Embed, candidate_pairs
 from closedbook.harness.dedup.decisions import Decider, Decision, Verdict, strongest
 from closedbook.harness.dedup.rules import rules
 from closedbook.harness.errors import RequestError
-from closedbook.harness.files import read_jsonl
+from closedbook.harness.files import read_jsonl, typed
 from closedbook.harness.manifests import AGAINST, Manifest, Row, read_manifests
 from closedbook.harness.questions import Question, by_id
 from closedbook.harness.sources import benchmark, read_source
@@ -33,7 +33,9 @@ def compare(
 
 
 def _decision(row: Any) -> Decision:
-    return Decision(**row | {"verdict": Verdict(row["verdict"])})
+    decision = Decision(**row | {"verdict": Verdict(row["verdict"])})
+    typed(decision)
+    return decision
 
 
 def read_ledger(path: Path) -> Iterator[Decision]:

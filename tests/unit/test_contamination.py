@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from closedbook.harness.dedup.contamination import contamination
 from closedbook.harness.dedup.effect import effect_of
 from closedbook.harness.errors import RequestError
 from closedbook.harness.manifests import manifests_dir, read_manifest, write_manifest
-from closedbook.harness.statistics import wilson
+from closedbook.harness.statistics import Estimate, wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -48,11 +50,32 @@ def test_what_dropping_does_to_a_score_is_the_share_times_the_difference_between
     assert found.low < full < found.high
 
 
-def test_a_file_that_holds_no_effects_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "effect.json").write_text('{"model": "m"}')
+FOUND = asdict(Estimate(0.5, 0.4, 0.6, 10))
+MEASURED = {"benchmark": "nq", "share": 0.1, "kept": FOUND, "dropped": FOUND, "full_minus_deduplicated": FOUND}
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"model": "m"},
+        {"model": "m", "judge": "rules", "effects": [MEASURED | {"share": None}]},
+        {"model": "m", "judge": "rules", "effects": [MEASURED | {"benchmark": 5}]},
+        {"model": "m", "judge": "rules", "effects": [MEASURED | {"kept": FOUND | {"n": None}}]},
+        {"model": "m", "judge": "rules", "effects": [MEASURED | {"kept": FOUND | {"value": "high"}}]},
+        {"model": "m", "judge": "rules", "effects": [MEASURED | {"kept": FOUND | {"low": float("nan")}}]},
+    ],
+)
+def test_a_file_that_holds_no_effects_is_one_line(tmp_path: Path, stated: Mapping[str, object]) -> None:
+    (tmp_path / "effect.json").write_text(json.dumps(stated))
     with pytest.raises(
         RequestError, match=r"effect\.json is no effect\.json \([^\n]*\); `closedbook dedup effect MODEL`"
     ):
+        contamination(effect=tmp_path / "effect.json")
+
+
+def test_a_file_of_effects_that_is_nested_without_end_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "effect.json").write_text("[" * 100_000)
+    with pytest.raises(RequestError, match=r"effect\.json is no effect\.json \([^\n]*\); "):
         contamination(effect=tmp_path / "effect.json")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,17 @@ def decision(question: str, candidate: str, verdict: Verdict, score: float = 1.0
 def test_a_ledger_is_read_as_it_was_written(write: Write) -> None:
     made = [decision("a", "b", Verdict.CONTAINED), decision("a", "c", Verdict.UNSURE, 0.5)]
     assert list(read_ledger(write("one.jsonl", made))) == made
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("score", None), ("score", "high"), ("score", float("nan")), ("question", 5), ("candidate", {}), ("rule", ["a"])],
+)
+def test_a_decision_of_other_types_is_told_by_the_name_of_its_field(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps(asdict(decision("a", "b", Verdict.CONTAINED)) | {name: value}) + "\n")
+    with pytest.raises(RequestError, match=f"line 1: its {name} is "):
+        diff(path, path)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", json.dumps({"verdict": "perhaps"}), json.dumps({"question": "a"})])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,14 @@ def test_overlaps_that_were_made_for_other_manifests_fail_the_check(tmp_path: Pa
 def test_malformed_overlaps_are_one_line(tmp_path: Path, text: str) -> None:
     copied_manifests(tmp_path).write_text(text)
     with pytest.raises(ManifestError, match=r"^[^\n]*overlaps\.jsonl[^\n]*`closedbook splits build`[^\n]*$"):
+        splits.check_overlaps(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test_benchmark", "test_id", "train_benchmark", "train_id", "rule", "score"])
+def test_an_overlap_of_other_types_is_told_by_the_name_of_its_field(tmp_path: Path, name: str) -> None:
+    overlap = asdict(committed_overlaps()[0]) | {name: ["tharn"]}
+    copied_manifests(tmp_path).write_text(json.dumps(overlap) + "\n")
+    with pytest.raises(ManifestError, match=rf"overlaps\.jsonl, line 1: its {name} is \['tharn'\]"):
         splits.check_overlaps(tmp_path)
 
 
