@@ -339,8 +339,18 @@ def check(name: str, folder: Path | None = None) -> Manifest:
 
 
 def _check_decisions(manifest: Manifest, asked: Mapping[str, Question]) -> None:
-    """Refuse a manifest that keeps what the rules call contained."""
+    """Refuse a manifest that keeps what the rules call contained, or drops one for another reason than theirs."""
     name = manifest.benchmark
+    for row in manifest.rows:
+        if row.contained_in is not None:
+            ours, theirs = asked[row.id], asked[row.contained_in]
+            pair = (theirs, ours) if row.dropped_from == "train" else (ours, theirs)
+            (d,) = rules([pair])
+            if (row.verdict, row.rule, row.score) != (d.verdict, d.rule, d.score):
+                raise ManifestError(
+                    f"{name}: {row.id} left {row.dropped_from} for {row.contained_in}, but the rules say {d.verdict} "
+                    f"({d.rule}, {d.score}); rebuild with `closedbook splits build {name}`"
+                )
     train, validation, test = ([asked[i] for i in manifest.ids(split)] for split in SPLITS)
     for side, queries, pool in (("test", test, train), ("validation", validation, train + test)):
         if contained := dedup.strongest(dedup.compare(queries, pool)):

@@ -201,6 +201,24 @@ def test_the_check_fails_when_a_contained_question_is_put_back(side: str, tmp_pa
     assert str(error.value).endswith("; rebuild with `closedbook splits build worldfacts`")
 
 
+def test_the_check_fails_when_a_question_is_dropped_without_need(tmp_path: Path) -> None:
+    manifest = read_manifest("worldfacts")
+    gone = next(row for row in manifest.rows if row.dropped_from == "test")
+    kept, other = manifest.ids("test")[0], manifest.ids("train")[0]
+    write_manifest(with_row(manifest, kept, **asdict(replace(gone, id=kept, contained_in=other))), tmp_path)
+    with pytest.raises(ManifestError, match=f"^worldfacts: {kept} left test for {other}, but the rules say "):
+        splits.check("worldfacts", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("verdict", "unsure"), ("rule", "alias"), ("score", 0.5)])
+def test_the_check_fails_when_the_reason_for_a_drop_is_another(tmp_path: Path, name: str, value: object) -> None:
+    manifest = read_manifest("worldfacts")
+    gone = next(row for row in manifest.rows if row.dropped_from == "validation")
+    write_manifest(with_row(manifest, gone.id, **{name: value}), tmp_path)
+    with pytest.raises(ManifestError, match=f"^worldfacts: {gone.id} left validation for {gone.contained_in}, but "):
+        splits.check("worldfacts", tmp_path)
+
+
 def test_the_check_fails_when_a_question_stands_twice(tmp_path: Path) -> None:
     manifest = read_manifest("worldfacts")
     write_manifest(replace(manifest, rows=(*manifest.rows, manifest.rows[0])), tmp_path)
