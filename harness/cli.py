@@ -99,7 +99,7 @@ def print_json(value: object) -> None:
 def _chosen(names: list[str] | None) -> list[str]:
     from closedbook.harness.sources import benchmark, benchmarks
 
-    return [benchmark(name).name for name in names] if names else list(benchmarks())
+    return [benchmark(name).name for name in dict.fromkeys(names)] if names else list(benchmarks())
 
 
 def with_flags(argument: str, make: Callable[..., object]) -> Callable[[Command], Command]:
@@ -418,10 +418,16 @@ def splits_build(
     from closedbook.harness.dedup.decisions import to_json
     from closedbook.harness.dedup.embeddings import Embedder
     from closedbook.harness.files import written_aside
-    from closedbook.harness.manifests import write_manifest
+    from closedbook.harness.manifests import manifests_dir, write_manifest
+    from closedbook.harness.sources import benchmarks
 
     if drop not in ("test", "train"):
         raise RequestError(f"--drop is test or train, not {drop!r}")
+    if embeddings == "":
+        raise RequestError("--embeddings names no model; name minilm or another one, or leave it out")
+    places = {(out or manifests_dir()) / f for f in (splits.OVERLAPS, *(f"{name}.jsonl" for name in benchmarks()))}
+    if ledger and ledger.resolve() in {place.resolve() for place in places}:
+        raise RequestError(f"--ledger: {ledger} is the place of a manifest; choose another file")
     seed = splits.SEED if seed is None else seed
     embed = Embedder(embeddings) if embeddings else None
     built = {}

@@ -120,6 +120,28 @@ def test_splits_check_says_where_it_does_not_decide_again(closedbook, tmp_path):
     assert "all promises hold" not in err
 
 
+def test_a_benchmark_that_is_named_twice_is_built_once(closedbook, tmp_path):
+    assert (
+        closedbook("splits", "build", *["worldfacts"] * 2, "--out", tmp_path, "--ledger", tmp_path / "l.jsonl")[0] == 0
+    )
+    lines = (tmp_path / "l.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines))
+
+
+@pytest.mark.parametrize("name", ["worldfacts.jsonl", "overlaps.jsonl"])
+def test_a_ledger_takes_the_place_of_no_manifest(closedbook, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    code, _, err = closedbook("splits", "build", "worldfacts", "--out", tmp_path, "--ledger", tmp_path / "." / name)
+    assert (code, (tmp_path / name).read_text()) == (2, "mine")
+    assert f"{name} is the place of a manifest" in err
+
+
+def test_an_embedding_model_without_a_name_is_refused(closedbook, tmp_path):
+    code, _, err = closedbook("splits", "build", "worldfacts", "--out", tmp_path, "--embeddings", "")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert "--embeddings" in err
+
+
 def test_splits_build_can_write_every_compared_pair(closedbook, tmp_path):
     ledger = tmp_path / "ledger.jsonl"
     assert closedbook("splits", "build", "worldfacts", "--out", tmp_path, "--ledger", ledger)[0] == 0
