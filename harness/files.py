@@ -90,7 +90,8 @@ def typed(made: Any) -> None:
     Raises:
         TypeError: A field holds something else, or a number that is none.
     """
-    for name, types in _types_of(type(made)).items():
+    kind: type = type(made)
+    for name, types in _types_of(kind).items():
         value = getattr(made, name)
         if not isinstance(value, types) or (isinstance(value, float) and not math.isfinite(value)):
             raise TypeError(f"its {name} is {value!r:.40}")

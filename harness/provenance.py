@@ -27,7 +27,7 @@ from closedbook.harness.questions import ids_digest
 from closedbook.harness.splits import read_overlaps
 
 PACKAGES = ("closedbook", "lm_eval", "datasets", "transformers", "torch", "vllm")
-FILE = "provenance.json"
+PROVENANCE_FILE = "provenance.json"
 ALLOW = "CLOSEDBOOK_ALLOW_CONTAMINATED"
 AGAIN = "copy the checkpoint again from where it was trained"
 PARTS = ("pretrained", "peft", "delta", "lora_local_path")
@@ -122,7 +122,7 @@ def write_provenance(folder: Path, provenance: Provenance) -> Path:
         RequestError: A folder or a device stands in its place.
         WorkError: The file cannot be written.
     """
-    path = folder / FILE
+    path = folder / PROVENANCE_FILE
     write_text(path, to_text(provenance))
     return path
 
@@ -140,7 +140,7 @@ def read_provenance(model: str, revision: str | None = None, subfolder: str = ""
     Raises:
         RequestError: There is one that cannot be read, or that is malformed.
     """
-    path = Path(model, subfolder, FILE) if Path(model).is_dir() else _from_hub(model, revision, subfolder)
+    path = Path(model, subfolder, PROVENANCE_FILE) if Path(model).is_dir() else _from_hub(model, revision, subfolder)
     if path is None or not path.exists():
         return None
     try:
@@ -153,7 +153,7 @@ def _from_hub(model: str, revision: str | None, subfolder: str) -> Path | None:
     try:
         from transformers.utils.hub import cached_file
 
-        found = cached_file(model, FILE, revision=revision, subfolder=subfolder)
+        found = cached_file(model, PROVENANCE_FILE, revision=revision, subfolder=subfolder)
     except (ImportError, OSError):  # no such model or file, no connection, no access
         return None
     return Path(found) if found else None

@@ -36,10 +36,11 @@ def train_command(
     """Train a model to say what it knows: GRPO as in the study, or a baseline beside it.
 
     A first run, on two cores, with a small model and facts that ship with closedbook:
-    `closedbook train grpo --config grpo_cpu`, then `closedbook eval runs/grpo_cpu`. `--config grpo_paper` is the study's
-    own configuration. `closedbook recipes` lists all; docs/training.md says what each field does.
+    `closedbook train grpo --config grpo_cpu`, then `closedbook eval runs/grpo_cpu`. `--config grpo_paper` is the
+    study's own configuration. `closedbook recipes` lists all; docs/training.md says what runs where.
 
-    On several GPUs: `accelerate launch -m closedbook.harness.cli train grpo --config grpo_paper`.
+    On 8 GPUs: `accelerate launch --config_file DIR/ddp.yaml --num_processes 8 -m closedbook.harness.cli train grpo
+    --config grpo_paper`, with the DIR that `python -m closedbook.training.accelerate` prints.
 
     The first Ctrl-C ends the run after a checkpoint; `--resume` goes on, to the same weights.
     """

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -42,27 +44,33 @@ from closedbook.harness.provenance import (
     read_provenance,
     write_provenance,
 )
-from closedbook.harness.questions import Question
-from closedbook.harness.sampling import encode_prompts, uses_chat
+from closedbook.harness.questions import Question, by_id
+from closedbook.harness.sampling import Sampler, encode_prompts, uses_chat
 from closedbook.training.batches import devices, is_main, steps_of
 from closedbook.training.card import model_card
 from closedbook.training.examples import (
     Row,
     answer_rows,
     gold_examples,
+    pair_rows,
     rollout_rows,
     train_questions,
     validation_questions,
 )
 from closedbook.training.models import adapters, load_model, model_digest, model_path, write_model
 from closedbook.training.monitor import Monitor, read_log
-from closedbook.training.plan import LOG_FILE, RECIPE_FILE, Plan, plan
+from closedbook.training.plan import LOG_FILE, RECIPE_FILE, SAMPLES_FILE, Plan, plan
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.recipes import judge_of, to_yaml
 from closedbook.training.rewards import Reward, make_reward
+from closedbook.training.samples import count, dpo_pairs, rft_examples
+from closedbook.training.samples_file import draw_samples
 from closedbook.training.trainers import CHECKPOINT, checkpoints, make_trainer
 from closedbook.training.trl_config import trl_config, trl_name
 from closedbook.training.validation import ACCURACY, make_validation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +177,7 @@ def _run(
     config = trl_config(recipe, planned.batch, planned.steps, cpu=not torch.cuda.is_available())
     model, tokenizer = load_model(recipe)
     chat = uses_chat(tokenizer, recipe.chat)
-    encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)  # refuses one that is too long
-    rows = _rows(recipe, questions, chat)
+    rows = _rows(recipe, questions, model, tokenizer, reward, progress)
     if recipe.method != "grpo":
         config.max_steps = steps_of(recipe, len(rows))  # rft and dpo train on what their samples left
     trainer = make_trainer(
@@ -223,11 +230,43 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _rows(recipe: Recipe, questions: Sequence[Question], chat: bool) -> list[Row]:
-    """What the trainer is given."""
+def _rows(
+    recipe: Recipe,
+    questions: Sequence[Question],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: Reward,
+    progress: bool,
+) -> list[Row]:
+    """What the trainer is given: for RFT and DPO made of samples, which are drawn first."""
+    chat = uses_chat(tokenizer, recipe.chat)
+    prompts = encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)
     if recipe.method == "grpo":
         return rollout_rows(questions, recipe, chat)
-    return answer_rows(gold_examples(questions), recipe, chat)
+    if recipe.method == "sft":
+        return answer_rows(gold_examples(questions), recipe, chat)
+    most = recipe.max_steps * recipe.questions if recipe.max_steps else len(questions)
+    samples = draw_samples(
+        recipe.folder / SAMPLES_FILE,
+        recipe,
+        questions[:most],
+        prompts[:most],
+        Sampler(model, tokenizer),
+        reward,
+        model=model_digest(model_path(recipe)),
+        chat=chat,
+        progress=progress,
+    )
+    asked = by_id(questions)
+    if recipe.method == "rft":
+        examples = rft_examples(samples, recipe.examples)
+        made, rows = "example", answer_rows([(asked[e.id], e.text) for e in examples], recipe, chat)
+    else:
+        pairs = dpo_pairs(samples, recipe.examples, recipe.seed)
+        made, rows = "pair", pair_rows([(asked[p.id], p.chosen, p.rejected) for p in pairs], recipe, chat)
+    said = count(samples).describe(f"{len(rows):,} {made}{'' if len(rows) == 1 else 's'}")
+    print(f"{recipe.name}: {said}", file=sys.stderr)
+    return rows
 
 
 def _provenances(recipe: Recipe, questions: Sequence[Question]) -> Callable[[int], Provenance]:

@@ -34,7 +34,9 @@ def make_validation(
 
     judge = make_judge(judge_of(recipe))
     rank, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
-    mine = questions[rank::processes]
+    # as many for each process, some asked twice: where a model is sharded, all must generate equally often
+    share = -(-len(questions) // processes)
+    mine = [questions[(rank + processes * at) % len(questions)] for at in range(share)]
     prompts = encode_prompts(tokenizer, mine, recipe.style, chat, recipe.max_prompt_tokens)
 
     def validate() -> dict[str, float]:
@@ -44,7 +46,7 @@ def make_validation(
             Triple(question.question, question.answers, extract_answer(text, recipe.style))
             for question, text in zip(mine, texts, strict=True)
         ]
-        everyones = gather_object(triples)
+        everyones = list(dict(gather_object([(triple.question, triple) for triple in triples])).values())
         figures = [validation_figures(everyones, judge.grade(everyones)) if rank == 0 else {}]
         broadcast_object_list(figures)
         return figures[0]

@@ -22,6 +22,7 @@ from closedbook.harness import cli
 from closedbook.harness.dedup import own_data, own_matching, own_workers
 from closedbook.harness.dedup.own_data import Outcome, Request, find_matches
 from closedbook.harness.dedup.own_matching import Matcher, row_question
+from closedbook.harness.dedup.own_parts import Parts
 from closedbook.harness.dedup.own_rows import (
     LONGEST,
     Columns,
@@ -464,7 +465,7 @@ def test_parts_of_other_inputs_are_dropped(tmp_path, rows, stopped):
 
 def test_a_chunk_that_is_gone_is_not_counted_as_one_without_matches(stopped, monkeypatch):
     """As another run takes it away when it ends."""
-    monkeypatch.setattr(own_data.Parts, "save", lambda self, at, part: None)
+    monkeypatch.setattr(Parts, "save", lambda self, at, part: None)
     with pytest.raises(WorkError, match="run the same command again"):
         run(stopped)
     assert not (stopped.parent / "out" / "report.json").exists()

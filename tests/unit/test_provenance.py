@@ -17,7 +17,7 @@ from closedbook.harness.files import tasks_dir
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.provenance import (
     ALLOW,
-    FILE,
+    PROVENANCE_FILE,
     Provenance,
     check_checkpoints,
     check_untrained,
@@ -77,7 +77,7 @@ def every_warning_is_said():
 
 def test_what_is_written_is_read(tmp_path):
     stated = trained_on(["b", "a"], parent=trained_on(["a"]).without_ids())
-    assert write_provenance(tmp_path, stated) == tmp_path / FILE
+    assert write_provenance(tmp_path, stated) == tmp_path / PROVENANCE_FILE
     assert read_provenance(str(tmp_path)) == stated
 
 
@@ -159,19 +159,19 @@ def without(name):
     ],
 )
 def test_a_file_that_is_not_whole_is_one_line_that_says_where_and_what_to_do(tmp_path, content, reason):
-    (tmp_path / FILE).write_bytes(content)
+    (tmp_path / PROVENANCE_FILE).write_bytes(content)
     with pytest.raises(RequestError, match=rf"(?i)^[^\n]*provenance\.json[ :][^\n]*({reason})[^\n]*; copy [^\n]*$"):
         read_provenance(str(tmp_path))
 
 
 def test_a_folder_of_that_name_is_no_provenance_that_can_be_read(tmp_path):
-    (tmp_path / FILE).mkdir()
+    (tmp_path / PROVENANCE_FILE).mkdir()
     with pytest.raises(RequestError, match="Is a directory"):
         read_provenance(str(tmp_path))
 
 
 def test_a_field_of_a_later_version_does_not_hide_what_was_trained_on(tmp_path):
-    (tmp_path / FILE).write_text(json.dumps(without("") | {"later": 1}))
+    (tmp_path / PROVENANCE_FILE).write_text(json.dumps(without("") | {"later": 1}))
     assert read_provenance(str(tmp_path)) == trained_on(["a"])
 
 

@@ -17,9 +17,9 @@ from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.provenance import read_provenance
 from closedbook.harness.testing import JudgeServer
-from closedbook.training import run as training_run
 from closedbook.training.monitor import read_log
 from closedbook.training.recipes import load_recipe
+from closedbook.training.rewards import Reward
 from closedbook.training.run import train
 from closedbook.training.trainers import checkpoints, step_of
 
@@ -69,7 +69,9 @@ def equal(first, second):
 
 def figures(folder):
     """The log without what only a clock knows."""
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_log(folder / "log.jsonl")]
+    return [
+        {name: value for name, value in line.items() if name != "seconds"} for line in read_log(folder / "log.jsonl")
+    ]
 
 
 # what a run leaves
@@ -88,11 +90,22 @@ def test_a_run_leaves_a_model_folder_its_recipe_its_log_and_its_provenance(recip
     assert not list(done.folder.glob("optimizer*"))
 
 
-@pytest.mark.parametrize("name", ["sft_cpu", "rloo_cpu", "dapo_cpu", "dr_grpo_cpu", "gspo_cpu"])
+@pytest.mark.parametrize("name", ["sft_cpu", "rft_cpu", "dpo_cpu", "rloo_cpu", "dapo_cpu", "dr_grpo_cpu", "gspo_cpu"])
 def test_every_method_and_variant_runs_and_moves_the_weights(recipe, name):
     done = train(recipe(name, "save.every=4"), progress=False)
-    assert done.steps == 2 * EPOCH
-    assert not equal(weights(done.folder / "checkpoint-4"), weights(done.folder / "checkpoint-8"))
+    kept = checkpoints(done.folder)
+    assert step_of(kept[-1]) == done.steps
+    assert done.steps == 2 * EPOCH or name in ("rft_cpu", "dpo_cpu")  # which train on what their samples leave
+    assert not equal(weights(kept[0]), weights(kept[-1]))
+
+
+@pytest.mark.parametrize("name", ["rft_cpu", "dpo_cpu"])
+def test_max_steps_caps_the_sampling_and_the_samples_are_said_and_kept(recipe, name, capsys):
+    done = train(recipe(name, "max_steps=1", "rollouts=8"), progress=False)
+    sampled = (done.folder / "samples.jsonl").read_text().splitlines()
+    assert len(sampled) == 1 + 4  # the head, and the questions of one step
+    assert "of 4 questions" in capsys.readouterr().err
+    assert done.steps == 1
 
 
 def test_adapters_end_up_merged_in_a_model_that_needs_no_adapter(recipe, tiny_policy):
@@ -103,7 +116,11 @@ def test_adapters_end_up_merged_in_a_model_that_needs_no_adapter(recipe, tiny_po
 
 def test_every_step_logs_the_rule_based_figures_beside_the_reward(recipe):
     done = train(recipe("grpo_cpu", "max_steps=2"), progress=False)
-    names = ("reward", "entropy", *(f"answers/{n}" for n in ("contains", "exact_match", "signal", "words", "commonest")))
+    names = (
+        "reward",
+        "entropy",
+        *(f"answers/{n}" for n in ("contains", "exact_match", "signal", "words", "commonest")),
+    )
     assert all(name in line for line in read_log(done.folder / "log.jsonl") for name in names)
 
 
@@ -116,7 +133,7 @@ def test_validation_is_logged_at_its_interval_and_at_the_end(recipe):
 # going on
 
 
-@pytest.fixture(scope="module", params=["grpo_cpu", "dapo_cpu", "rloo_cpu", "sft_cpu"])
+@pytest.fixture(scope="module", params=["grpo_cpu", "dapo_cpu", "rloo_cpu", "sft_cpu", "dpo_cpu"])
 def undisturbed(request, tiny_policy, ids, tmp_path_factory):
     """The recipe's name and the folder of a run that nobody stopped."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -140,9 +157,9 @@ def as_killed_after(folder, step, copy):
 def test_a_resumed_run_ends_with_the_weights_and_the_log_of_an_undisturbed_one(undisturbed, recipe, tmp_path, step):
     name, variant, whole = undisturbed
     as_killed_after(whole, step, tmp_path / "run")
-    done = train(recipe(name, *variant), resume=True, progress=False)
-    assert done.steps == 2 * EPOCH
-    assert equal(weights(tmp_path / "run" / "checkpoint-8"), weights(whole / "checkpoint-8"))
+    train(recipe(name, *variant), resume=True, progress=False)
+    last = checkpoints(whole)[-1]
+    assert equal(weights(tmp_path / "run" / last.name), weights(last))
     assert equal(weights(tmp_path / "run"), weights(whole))
     assert figures(tmp_path / "run") == figures(whole)
 
@@ -153,18 +170,19 @@ def test_half_a_checkpoint_is_not_gone_on_from(undisturbed, recipe, tmp_path):
     (tmp_path / "run" / "checkpoint-6" / "provenance.json").unlink()
     (tmp_path / "run" / "checkpoint-6" / "optimizer.pt").write_bytes(b"half")
     train(recipe(name, *variant), resume=True, progress=False)
-    assert equal(weights(tmp_path / "run" / "checkpoint-8"), weights(whole / "checkpoint-8"))
+    last = checkpoints(whole)[-1]
+    assert equal(weights(tmp_path / "run" / last.name), weights(last))
 
 
 def test_the_second_epoch_asks_the_same_questions_in_another_order(recipe, monkeypatch):
-    asked = []
-    grade = training_run.Reward.__call__
+    asked: list[str] = []
+    grade = Reward.__call__
 
     def listening(self, completions, question, answers, **rest):
         asked.extend(dict.fromkeys(question))
         return grade(self, completions, question, answers, **rest)
 
-    monkeypatch.setattr(training_run.Reward, "__call__", listening)
+    monkeypatch.setattr(Reward, "__call__", listening)
     train(recipe("grpo_cpu", "save.every=8", "validation.every=null"), progress=False)
     first, second = asked[:16], asked[16:]
     assert sorted(first) == sorted(second)
@@ -210,7 +228,7 @@ def test_a_folder_of_other_files_is_refused(recipe, tmp_path):
 
 
 def test_a_judge_that_is_down_ends_the_run_before_the_model_is_loaded(recipe, tmp_path):
-    with pytest.raises(WorkError, match="127.0.0.1"):
+    with pytest.raises(WorkError, match=r"127\.0\.0\.1"):
         train(recipe("grpo_cpu", f"model={tmp_path}/none", *judged("http://127.0.0.1:9/v1")))
     assert not (tmp_path / "run").exists()
 
@@ -327,7 +345,7 @@ def started(recipe, step):
 def test_a_first_signal_ends_the_run_at_the_next_place_to_go_on_from(recipe, monkeypatch, number):
     """Rollouts serve two steps here, so the one that comes while they are drawn for steps 3 and 4 waits for 4."""
     asked = []
-    grade = training_run.Reward.__call__
+    grade = Reward.__call__
 
     def interrupting(self, *args, **named):
         asked.append(1)
@@ -335,7 +353,7 @@ def test_a_first_signal_ends_the_run_at_the_next_place_to_go_on_from(recipe, mon
             os.kill(os.getpid(), number)
         return grade(self, *args, **named)
 
-    monkeypatch.setattr(training_run.Reward, "__call__", interrupting)
+    monkeypatch.setattr(Reward, "__call__", interrupting)
     stated = recipe("grpo_cpu", "generation_steps=2", "save.every=8", "validation.every=null")
     before = signal.getsignal(number)
     with pytest.raises(WorkError, match=rf"ended by {number.name}; --resume goes on from step 4"):
@@ -350,7 +368,7 @@ def test_a_second_signal_ends_the_run_at_once(recipe, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training_run.Reward, "__call__", interrupting)
+    monkeypatch.setattr(Reward, "__call__", interrupting)
     with pytest.raises(WorkError, match="interrupted; --resume"):
         train(recipe(), progress=False)
 

@@ -60,8 +60,8 @@ def test_a_step_of_the_paper_is_640_rollouts_on_eight_devices_too():
         ("dapo_paper", {"loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.0, "mask_truncated_completions": True}),
         ("gspo_paper", {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}),
         ("rloo_paper", {"beta": 0.001, "num_generations": 5, "normalize_advantages": False, "epsilon": 0.2}),
-        ("dpo_paper", {"beta": 0.1, "loss_type": ["sigmoid"], "max_length": 320}),
-        ("sft_paper", {"completion_only_loss": True, "packing": False, "loss_type": "nll", "max_length": 320}),
+        ("dpo_paper", {"beta": 0.1, "loss_type": ["sigmoid"], "max_length": None}),
+        ("sft_paper", {"completion_only_loss": True, "packing": False, "loss_type": "nll", "max_length": None}),
         ("rft_paper", {"completion_only_loss": True, "packing": False, "num_train_epochs": 8}),
     ],
 )
