@@ -131,7 +131,15 @@ ID = st.text("0123456789abcdef", min_size=16, max_size=16)
 NAME = st.text(max_size=9)
 KEPT = st.builds(Row, ID, st.sampled_from(SPLITS))
 DROPPED = st.builds(
-    Row, ID, st.just("dropped"), st.sampled_from(SPLITS), ID, NAME, NAME, st.floats(0, 1).map(lambda x: round(x, 4))
+    Row,
+    ID,
+    st.just("dropped"),
+    st.sampled_from(SPLITS),
+    ID,
+    NAME,
+    NAME,
+    NAME,
+    st.floats(0, 1).map(lambda x: round(x, 4)),
 )
 COUNT = st.integers(0, 10**6)
 MANIFESTS = st.builds(
