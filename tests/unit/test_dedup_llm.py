@@ -99,6 +99,12 @@ def test_the_model_decides_all_pairs_and_its_reasoning_is_kept() -> None:
     assert [(d.question, d.candidate) for d in decisions] == [(a.id, b.id) for a, b in (OPEN, EQUAL)]
 
 
+def test_with_rules_first_a_pair_that_they_are_unsure_of_is_asked_whatever_the_rule() -> None:
+    pair = ask("who slew smolt", "Osric"), ask("Who slew Smolt?")  # equal, as far as they know
+    with JudgeServer(lambda _: NO) as server:
+        assert [d.rule for d in decider(server, rules_first=True)([pair])] == ["llm"]
+
+
 def test_with_rules_first_only_what_they_leave_open_is_asked() -> None:
     with JudgeServer(lambda prompt: YES if "france" in prompt else NO) as server:
         decisions = list(decider(server, rules_first=True)([EQUAL, OPEN, OTHER, MENTIONED]))

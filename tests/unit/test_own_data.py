@@ -463,6 +463,17 @@ def test_parts_of_other_inputs_are_dropped(tmp_path, rows, stopped):
     assert sorted(files(tmp_path / "out")) == ["filtered.jsonl", "matches.jsonl", "report.json"]
 
 
+def test_results_of_a_training_file_that_changed_meanwhile_are_not_written(tmp_path, rows):
+    train = jsonl(tmp_path / "t.jsonl", rows)
+
+    def change(done: int, total: int) -> None:
+        jsonl(train, rows[::-1])
+
+    with pytest.raises(WorkError, match="changed while it was read"):
+        find_matches(request(train), change)
+    assert not files(tmp_path / "out")
+
+
 def test_a_chunk_that_is_gone_is_not_counted_as_one_without_matches(stopped, monkeypatch):
     """As another run takes it away when it ends."""
     monkeypatch.setattr(Parts, "save", lambda self, at, part: None)
