@@ -46,8 +46,8 @@ def make_validation(
             Triple(question.question, question.answers, extract_answer(text, recipe.style))
             for question, text in zip(mine, texts, strict=True)
         ]
-        everyones = list(dict(gather_object([(triple.question, triple) for triple in triples])).values())
-        figures = [validation_figures(everyones, judge.grade(everyones)) if rank == 0 else {}]
+        everyones = list(dict(gather_object([((one.question, one.golds), one) for one in triples])).values())
+        figures = [validation_figures(everyones, judge.grade(everyones, quiet=True)) if rank == 0 else {}]
         broadcast_object_list(figures)
         return figures[0]
 
