@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -38,6 +39,7 @@ _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _ROMAN = {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12"}
 _YEAR = re.compile(r"1\d{3}|20\d{2}")
 _CAPITALISED = re.compile(r"(?<=[^\s.?!:])\s+[\"'‘“(]*([A-Z][\w'’.&-]*)")  # noqa: RUF001 not the first word of a sentence
+_LATIN_MARKS = re.compile(r"(?<=[A-Za-z])[\u0300-\u036f]+")  # in other scripts marks are letters of their own
 _POSSESSIVE = re.compile(r"(?<=\w)['’]s\b", re.IGNORECASE)  # noqa: RUF001
 _stemmer = Stemmer.Stemmer("english")
 
@@ -70,9 +72,15 @@ def normal(word: str) -> str:
 
 
 def normal_words(text: str) -> list[str]:
-    """The words of a text in their one form, in order; "Osric's" is "osric"."""
-    text = _PHRASE.sub(lambda found: _PHRASES[found[0]], " ".join(words(_POSSESSIVE.sub("", text))))
+    """The words of a text in their one form, in order; "Osric's" is "osric", "São" is "sao"."""
+    plain = words(_unmarked(_POSSESSIVE.sub("", text)))
+    text = _PHRASE.sub(lambda found: _PHRASES[found[0]], " ".join(plain))
     return [normal(word) for word in text.split()]
+
+
+def _unmarked(text: str) -> str:
+    """A text without the marks on its Latin letters."""
+    return unicodedata.normalize("NFC", _LATIN_MARKS.sub("", unicodedata.normalize("NFD", text)))
 
 
 _STOP_WORDS = frozenset(LEXICON["stop"].split())
@@ -196,14 +204,14 @@ def profile(question: Question) -> Profile:
     content = tuple(dict.fromkeys(word for word in asked if word not in STOP))
     golds = frozenset(key for answer in question.answers if (key := answer_key(answer)))
     phrases = [[word for word in normal_words(gold) if word not in LITTLE] for gold in golds]
-    values = [answer for answer in question.answers if any(word.isdigit() for word in normal_words(answer))]
+    values = [answer for answer in question.answers if any(word[:1].isdigit() for word in normal_words(answer))]
     folded = words(question.question)
     return Profile(
         key=" ".join(words(question_key(question.question))),
         content=content,
         names=_names(question.question),
         ordinals=frozenset(normal(word) for word in folded if _is_ordinal(word)),
-        relations=frozenset(pair for word in content for pair in relations_of(word)),
+        relations=frozenset(pair for word in asked for pair in relations_of(word)),
         negated=not NEGATION.isdisjoint(asked),
         when=bool(_WHEN.search(" ".join(folded))),
         text=f" {' '.join(word for word in asked if word not in LITTLE)} ",
@@ -250,7 +258,7 @@ def _names(question: str) -> frozenset[str]:
     """Normal forms of words with a capital letter, those that open a sentence or that everybody uses aside."""
     if question == question.lower():
         return frozenset()
-    written = (normal(word) for name in _CAPITALISED.findall(question) for word in words(name))
+    written = (normal(word) for name in _CAPITALISED.findall(_unmarked(question)) for word in words(name))
     return frozenset(word for word in written if word not in STOP | CALENDAR and weight(word) >= NAMING)
 
 

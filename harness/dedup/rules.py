@@ -42,7 +42,7 @@ from closedbook.harness.dedup.profiles import (
 from closedbook.harness.questions import Question
 from closedbook.harness.text import answer_key
 
-RULES = "rules-2"  # name and version of the rules; a change of any verdict is a new version
+RULES = "rules-3"  # name and version of the rules; a change of any verdict is a new version
 
 REASONS = {  # what each rule says, in the order in which they are tried
     "fact": "both carry structured facts of one benchmark; contained if they share one, else not",

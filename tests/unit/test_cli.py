@@ -113,7 +113,7 @@ def test_splits_build_writes_what_is_committed_and_check_proves_it(closedbook, t
 
 def test_splits_check_says_where_it_does_not_decide_again(closedbook, tmp_path):
     committed = (tasks_dir() / "manifests" / "worldfacts.jsonl").read_text()
-    (tmp_path / "worldfacts.jsonl").write_text(committed.replace('"decider": "rules-2"', '"decider": "llm-m-1"', 1))
+    (tmp_path / "worldfacts.jsonl").write_text(committed.replace('"decider": "rules-3"', '"decider": "llm-m-1"', 1))
     code, _, err = closedbook("splits", "check", "worldfacts", "--folder", tmp_path)
     assert code == 0
     assert "worldfacts: decided by llm-m-1, not decided again\n" in err

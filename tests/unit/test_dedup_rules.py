@@ -520,3 +520,78 @@ def test_a_reversal_that_shares_nothing_but_its_answers_is_unsure() -> None:
     )
     bare = ask("the snorl of Gorlim Vane", "Osric Tharn"), ask("the smolt of Osric Tharn", "Gorlim Vane")
     assert rule(*bare) == ("reversal", PERHAPS)  # one rare word is left of each
+
+
+# --- words and values that are one, words that exclude each other ---
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2.5 million", "2,500,000"),
+        ("12.5 kg", "12,500 grams"),
+        ("Émile Thârn", "Emile Tharn"),
+        ("São Velmo", "Sao Velmo"),
+    ],
+)
+def test_answers_agree_however_a_number_or_a_name_is_spelled(one: str, other: str) -> None:
+    assert agree(profile(ask("what is the gorlim of tharn", one)), profile(ask("which gorlim has tharn", other)))
+
+
+def test_a_mark_on_a_letter_of_another_script_is_part_of_it() -> None:
+    assert not agree(profile(ask("кто это", "Край")), profile(ask("кто это", "Краи")))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("longest", "widest"),
+        ("largest", "smallest"),
+        ("tallest", "shortest"),
+        ("oldest", "youngest"),
+        ("highest", "lowest"),
+        ("northernmost", "southernmost"),
+        ("easternmost", "westernmost"),
+    ],
+)
+def test_opposite_superlatives_ask_for_other_facts(one: str, other: str) -> None:
+    assert same_answer(f"what is the {one} gorlim of tharn", f"what is the {other} gorlim of tharn") == ("relation", NO)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("what comes before gorlim in the tharn alphabet", "what comes after gorlim in the tharn alphabet"),
+        ("who preceded osric as king of gorlim", "who succeeded osric as king of gorlim"),
+        ("who bought the gorlim company", "who sold the gorlim company"),
+        ("which team beat gorlim in the tharn cup", "which team lost to gorlim in the tharn cup"),
+        ("which planet is closest to gorlim", "which planet is farthest from gorlim"),
+        ("who won the men's gorlim open", "who won the women's gorlim open"),
+    ],
+)
+def test_words_that_exclude_each_other_ask_for_other_facts(one: str, other: str) -> None:
+    assert same_answer(one, other) == ("relation", NO)
+
+
+@pytest.mark.parametrize(("one", "other"), [("1990s", "1980s"), ("sixties", "seventies")])
+def test_another_decade_is_another_edition(one: str, other: str) -> None:
+    assert same_answer(f"who won the {one} gorlim poll", f"who won the {other} gorlim poll") == ("relation", NO)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("who led the gorlim poll of the 1980s", "who led the gorlim poll of 1985"),
+        ("who led the gorlim poll of the 1980s", "who led the gorlim poll of the eighties"),
+        ("which bird of tharn has the largest wings", "which bird of tharn has the widest wings"),
+        ("who did the gorlims beat in the 2016 tharn series", "who played the gorlims in the 2016 tharn series"),
+    ],
+)
+def test_words_that_can_tell_of_one_fact_do_not_exclude_each_other(one: str, other: str) -> None:
+    assert same_answer(one, other)[1] is not NO
+
+
+def test_a_name_with_a_mark_on_a_letter_is_still_a_name() -> None:
+    """It names what the other question does not: another town that was founded in the same year."""
+    towns = (f"What year was the town of {town}, Gorlím, Tharn, founded?" for town in ("Smoltá", "Osríc"))
+    assert rule(*(ask(town, "1556") for town in towns)) == ("subject", NO)
