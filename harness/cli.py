@@ -302,6 +302,53 @@ def _print_evaluations(evaluations: list[Evaluation], judge: str) -> None:
         people.print(f"run folder: {evaluation.folder}", highlight=False, soft_wrap=True)
 
 
+@app.command("compare")
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the others are compared with the first.")],
+    metric: Annotated[str, typer.Option(help="What counts as right: judge_correct, contains, exact_match.")] = (
+        "judge_correct"
+    ),
+    show: Annotated[int, typer.Option(min=0, help="Questions to show that changed, of each kind and run.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare evaluations of the same questions, question by question.
+
+    Gained are the questions that only the later run answers rightly, lost those that only the first one does. `p` is
+    McNemar's exact test, adjusted for all the differences in the table (Holm).
+
+    Example: `closedbook compare runs/base runs/grpo --show 10`. Folders of `lm_eval --log_samples` will do as well.
+    """
+    from closedbook.harness.compare import compare, flips, names_of, read_run
+
+    read = dict(zip(names_of(runs), [read_run(run, metric) for run in runs], strict=True))
+    rows = compare(read)
+    if as_json:
+        print_json(rows)
+        return
+    _table(
+        f"{metric}, in per cent, with 95 % intervals; differences from the first run",
+        ["task", "run", "n", "accuracy", "difference", "gained", "lost", "p"],
+        [
+            [row.task, row.run, row.accuracy.n, row.accuracy]
+            + (
+                [row.against.difference, row.against.gained, row.against.lost, f"{row.p:.2g}"]
+                if row.against
+                else [None] * 4
+            )
+            for row in rows
+        ],
+    )
+    (_, first), *others = read.items()
+    for name, run in others if show else ():
+        for task, before in first.items():
+            for title, ids in zip(("right only in", "wrong only in"), flips(before, run[task]), strict=True):
+                shown = [
+                    [before[id].question, " / ".join(before[id].golds[:3]), before[id].answer, run[task][id].answer]
+                    for id in ids[:show]
+                ]
+                _table(f"{task}: {title} {name}", ["question", "gold", "first run", name], shown, whole=False)
+
+
 @app.command("demo")
 def demo_command(
     out: Annotated[Path, typer.Option(help="Where the run folders go.")] = Path("runs/demo"),

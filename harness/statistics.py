@@ -83,6 +83,79 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
     return Estimate(value, value - below, value + above, n)
 
 
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The same questions answered twice: `after` against `before`.
+
+    Attributes:
+        difference: Share right after minus share right before.
+        gained: Questions that are right only after.
+        lost: Questions that are right only before.
+        p: Of McNemar's exact test that gains and losses are equally likely.
+    """
+
+    difference: Estimate
+    gained: int
+    lost: int
+    p: float
+
+
+def paired(before: Sequence[float], after: Sequence[float]) -> Paired:
+    """Compare two lists of zeros and ones over the same cases; one that is not known (NaN) in a list is left out.
+
+    The test is McNemar's, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12 (1947), exact. The interval is Newcombe's, "Improved confidence intervals for the difference
+    between binomial proportions based on paired data", Statistics in Medicine 17 (1998), method 10.
+
+    Raises:
+        ValueError: They are not of one length.
+    """
+    cases = [pair for pair in zip(before, after, strict=True) if not any(map(math.isnan, pair))]
+    n = len(cases)
+    if not n:
+        return Paired(Estimate(None, None, None, 0), 0, 0, 1.0)
+    from scipy.stats import binomtest
+
+    both, lost, gained, neither = (cases.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0)))
+    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    first, second = wilson(both + gained, n), wilson(both + lost, n)
+    phi = _phi(both, gained, lost, neither)
+    below = _reach(_span(first.value, first.low), _span(second.high, second.value), phi)
+    above = _reach(_span(first.high, first.value), _span(second.value, second.low), phi)
+    value = (gained - lost) / n
+    return Paired(Estimate(value, value - below, value + above, n), gained, lost, p)
+
+
+def _span(high: float | None, low: float | None) -> float:
+    return abs((high or 0.0) - (low or 0.0))
+
+
+def _reach(own: float, other: float, phi: float) -> float:
+    return math.sqrt(max(0.0, own**2 - 2 * phi * own * other + other**2))
+
+
+def _phi(both: int, gained: int, lost: int, neither: int) -> float:
+    """Correlation of the two answers to a question, corrected for continuity as Newcombe does."""
+    product: float = both * neither - gained * lost
+    if product > 0:
+        product = max(0.0, product - (both + gained + lost + neither) / 2)
+    margins = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
+    return product / math.sqrt(margins) if margins else 0.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values of several tests, adjusted so that one false alarm among all is as unlikely as in one test.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+    """
+    order = sorted(range(len(p_values)), key=lambda at: p_values[at])
+    adjusted, worst = [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(order):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = worst
+    return adjusted
+
+
 def mean_over_tasks(parts: Sequence[Estimate]) -> Estimate:
     """The plain mean of several proportions, each task with the same weight, with a normal interval; n is the sum.
 

@@ -1,10 +1,14 @@
-"""Models of a few thousand random weights, for what has to run a real trainer and not a real model."""
+"""What several unit tests share: models of a few thousand random weights, and run folders of evaluations."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+from closedbook.harness.metrics import Answer
 
 WORDS = ["<pad>", "<eos>", "<unk>", "who", "wrote", "hamlet", "Shakespeare", "Marlowe", "Kyd", "Bacon"]
 CHAT = "{% for message in messages %}{{ message.content }} {% endfor %}"
@@ -52,3 +56,28 @@ def tiny(folder: Path, words: list[str], positions: int) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def write_run_folder(
+    folder: Path, values: Mapping[str, float], *, task: str = "gorlim_dedup", date: str = "2026-01-01T00-00-00.0"
+) -> Path:
+    """A run folder as lm-eval writes it."""
+    rows = [
+        {
+            "doc": {"id": id, "question": f"who is {id}?", "answers": ["Osric [the Elder]", "Osric"]},
+            "filtered_resps": [[f"{Answer('Osric [the Elder]')} [correct]"]],
+            "exact_match": 0.0,
+            "judge_correct": value,
+        }
+        for id, value in values.items()
+    ]
+    path = folder / "model" / f"samples_{task}_{date}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def write_run() -> Callable[..., Path]:
+    """Writes an evaluation's run folder out of the metric of each question id."""
+    return write_run_folder

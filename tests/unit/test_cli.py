@@ -46,6 +46,7 @@ COMMANDS = [
     "dedup diff",
     "dedup contamination",
     "dedup effect",
+    "compare",
     "judge grade",
     "judge calibrate",
     "judge attack",
@@ -460,3 +461,14 @@ def test_an_interrupted_build_leaves_the_old_ledger(closedbook, tmp_path, monkey
     assert closedbook("splits", "build", "popqa", "--out", tmp_path, "--ledger", ledger)[0] == 2
     assert ledger.read_text() == "old"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_compare_prints_accuracies_differences_and_what_changed(closedbook, tmp_path, write_run):
+    for name, values in {"base": [0.0] * 8, "grpo": [1.0] * 7 + [0.0]}.items():
+        write_run(tmp_path / name, {f"gorlim{at}": value for at, value in enumerate(values)})
+    code, out, _ = closedbook("compare", tmp_path / "base", tmp_path / "grpo", "--show", 2)
+    assert code == 0
+    assert all(said in out for said in ("base", "grpo", "87.5", "0.016", "who is gorlim0?", "who is gorlim1?"))
+    assert "who is gorlim2?" not in out
+    code, out, _ = closedbook("compare", tmp_path / "base", tmp_path / "grpo", "--json")
+    assert [row["against"] and row["against"]["gained"] for row in json.loads(out)] == [None, 7]

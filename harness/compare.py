@@ -1,0 +1,137 @@
+"""Evaluations of the same questions, compared question by question.
+
+Two checkpoints answer the same questions, so what counts is where they differ: intervals of two accuracies may overlap
+while the difference is certain. The first run is what the others are compared with; where several differences are
+tested at once, the p values are Holm's. Runs are folders of `closedbook eval` or of `lm_eval --log_samples`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from closedbook.harness.errors import RequestError
+from closedbook.harness.metrics import METRICS
+from closedbook.harness.statistics import Estimate, Paired, holm, paired, proportion
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question as a run answered it; `value` is the metric: 1, 0, or NaN where it is not known."""
+
+    question: str
+    golds: tuple[str, ...]
+    answer: str
+    value: float
+
+
+Run = Mapping[str, Mapping[str, Answered]]  # by task and question id
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A run on one task, beside the first run.
+
+    Attributes:
+        task: Its name.
+        run: Name of the run.
+        accuracy: Share of right answers.
+        against: The same questions in the first run and in this one; None for the first run.
+        p: Of that difference, adjusted for all differences of the table.
+    """
+
+    task: str
+    run: str
+    accuracy: Estimate
+    against: Paired | None
+    p: float | None
+
+
+def read_run(folder: Path, metric: str = "judge_correct") -> Run:
+    """The answers of a run, of each task those that were written last.
+
+    Raises:
+        RequestError: There are none, they cannot be read, or they were not graded by that metric.
+    """
+    if metric not in METRICS:
+        raise RequestError(f"no metric {metric!r}; there are {', '.join(METRICS)}")
+    files = sorted(folder.rglob("samples_*.jsonl"), key=lambda path: path.name)
+    if not files:
+        raise RequestError(f"{folder} holds no samples; name a folder of closedbook eval, or of lm_eval --log_samples")
+    if len(models := sorted({path.parent for path in files})) > 1:
+        raise RequestError(f"{folder} holds runs of several models; name one of {', '.join(map(str, models))}")
+    latest = {path.name.removeprefix("samples_").rsplit("_", 1)[0]: path for path in files}
+    return {task: dict(_answers(path, metric)) for task, path in latest.items()}
+
+
+def _answers(path: Path, metric: str) -> Iterator[tuple[str, Answered]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row: dict[str, Any] = json.loads(line)
+            doc, answer = row["doc"], str(row["filtered_resps"][0][0])
+            if "judge_correct" in row:  # logged with its judgement in brackets
+                answer = answer.rsplit(" [", 1)[0]
+            yield doc["id"], Answered(doc["question"], tuple(doc["answers"]), answer, float(row[metric]))
+        except KeyError as error:
+            raise RequestError(f"{path}, line {number}: no {error}; score with one of {', '.join(METRICS)}") from error
+        except (ValueError, TypeError, IndexError) as error:
+            raise RequestError(f"{path}, line {number}: not a sample of lm-eval; score the model again") from error
+
+
+def compare(runs: Mapping[str, Run]) -> list[Comparison]:
+    """Every run on every task of the first run, compared with it.
+
+    Args:
+        runs: By name; the first one is what the others are compared with.
+
+    Raises:
+        RequestError: A run lacks a task of the first one, or answered other questions.
+    """
+    (first, base), *others = runs.items()
+    for (name, run), task in ((pair, task) for pair in others for task in base):
+        _check_same(task, first, base[task], name, run.get(task, {}))
+    tests = {
+        (task, name): paired(values(base[task]), values(run[task], like=base[task]))
+        for task in base
+        for name, run in others
+    }
+    adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    return [
+        Comparison(task, name, proportion(values(run[task])), tests.get((task, name)), adjusted.get((task, name)))
+        for task in base
+        for name, run in runs.items()
+    ]
+
+
+def _check_same(task: str, first: str, base: Mapping[str, Answered], name: str, other: Mapping[str, Answered]) -> None:
+    if base.keys() != other.keys():
+        common = len(base.keys() & other.keys())
+        raise RequestError(
+            f"{first} and {name} answer other questions of {task}: {len(base)} and {len(other)}, {common} in both; "
+            "score both with the same tasks, split and --limit"
+        )
+
+
+def values(answers: Mapping[str, Answered], like: Mapping[str, Answered] | None = None) -> list[float]:
+    """The metric of each answer, in the order of the questions in `like`."""
+    return [answers[id].value for id in (like or answers)]
+
+
+def flips(before: Mapping[str, Answered], after: Mapping[str, Answered]) -> tuple[list[str], list[str]]:
+    """Ids of the questions that are right only after, and of those that are right only before."""
+    pairs = {id: (before[id].value, after[id].value) for id in before if id in after}
+    known = {id: pair for id, pair in pairs.items() if not any(map(math.isnan, pair))}
+    return [id for id, pair in known.items() if pair == (0, 1)], [id for id, pair in known.items() if pair == (1, 0)]
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """A short name of each folder: its last part, or as much of its path as tells them apart."""
+    for parts in range(1, max((len(folder.parts) for folder in folders), default=1) + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    raise RequestError("a run is compared with itself; name different folders")
