@@ -68,7 +68,7 @@ ALL_SHARED = 0.5  # the same, where all of one question is in the other one
 APART = 2.3  # weight that may be left over on the poorer side of a reversal
 BARE = 1.0  # the same, where nothing but the answers is shared
 TYPO = 0.8  # similarity of letters at which two long words are one
-WIN = next(iter(relations_of(normal("win"))))
+(WIN,) = (relation for relation in relations_of(normal("win")) if relation[0] == "contest")
 
 
 @dataclass(frozen=True, slots=True)

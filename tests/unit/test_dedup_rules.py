@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -595,3 +598,27 @@ def test_a_name_with_a_mark_on_a_letter_is_still_a_name() -> None:
     """It names what the other question does not: another town that was founded in the same year."""
     towns = (f"What year was the town of {town}, Gorlím, Tharn, founded?" for town in ("Smoltá", "Osríc"))
     assert rule(*(ask(town, "1556") for town in towns)) == ("subject", NO)
+
+
+def test_a_verdict_does_not_depend_on_the_order_of_a_set() -> None:
+    """Words can be in several families, and Python walks a set of them in another order in every process."""
+    pairs = [
+        ("when did the gorlims win the tharn cup", "when did the gorlims play in the tharn cup"),
+        ("when did the gorlims beat the tharns", "when did the gorlims play the tharns"),
+        ("when did the gorlims lose to the tharns", "when did the gorlims defeat the tharns"),
+    ]
+    program = (
+        "from closedbook.harness.dedup.rules import decide_by_rules as d; from closedbook.harness.questions import "
+        f"make_question as q; print([d(q('nq', a, ['1907']), q('nq', b, ['1907'])).rule for a, b in {pairs!r}])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(6)
+    }
+    assert len(said) == 1
