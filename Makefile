@@ -7,7 +7,7 @@ export PYTHON
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: model  ## a real model answers real questions and gets graded (5 minutes)
+demo: model  ## ask a real model, train it, ask it again (12 minutes); ARGS=--quick for 3
 	.venv/bin/closedbook demo $(ARGS)
 
 test: model vllm-env  ## every test, with coverage (10 minutes); ARGS goes to pytest

