@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -37,26 +36,14 @@ SECRETS = ("key", "token", "password")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One question as the model answered it; `correct` is None where the judge failed."""
-
-    task: str
-    question: str
-    golds: tuple[str, ...]
-    answer: str
-    correct: bool | None
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a run found: figures by task or group and metric, the answers, and where everything was written.
+    """What a run found: figures by task or group and metric, and where everything was written.
 
     Attributes:
         tally: The judgements, counted.
     """
 
     figures: Mapping[str, Mapping[str, Estimate]]
-    samples: tuple[Sample, ...]
     folder: Path
     tally: Tally
 
@@ -286,7 +273,7 @@ def evaluate(
     except Exception as error:  # whatever lm-eval, a backend or the disk says, it ends this run and nothing else
         said = f"{type(error).__name__}: {one_line(error)}"
         raise WorkError(f"the run failed ({said}); answers so far are kept in {folder}") from error
-    figures, answers, tally = read_samples(samples)
+    figures, tally = read_samples(samples)
     if table:
         figures = {task: _with_corrected(entry, table) for task, entry in figures.items()}
     figures |= {
@@ -296,7 +283,7 @@ def evaluate(
     }
     written = {task: {name: asdict(value) for name, value in entry.items()} for task, entry in figures.items()}
     write_text(folder / "figures.json", json.dumps(written, indent=2) + "\n")
-    return Evaluation(figures, answers, folder, tally)
+    return Evaluation(figures, folder, tally)
 
 
 def _with_corrected(figures: Mapping[str, Estimate], table: Confusion) -> dict[str, Estimate]:
@@ -379,8 +366,8 @@ def _group_figures(members: Sequence[Mapping[str, Estimate]]) -> dict[str, Estim
 
 def read_samples(
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> tuple[dict[str, dict[str, Estimate]], tuple[Sample, ...], Tally]:
-    """Figures by task and metric, the answers, and the judgements counted, from lm-eval's samples."""
+) -> tuple[dict[str, dict[str, Estimate]], Tally]:
+    """Figures by task and metric, and the judgements counted, from lm-eval's samples."""
     figures = {
         task: {
             name: proportion(float(row[name]) for row in rows)
@@ -396,20 +383,4 @@ def read_samples(
         for answer in row["filtered_resps"][0]
         if answer.judgement is not None
     )
-    answers = tuple(
-        Sample(
-            task=task,
-            question=row["doc"]["question"],
-            golds=tuple(row["doc"]["answers"]),
-            answer=str(row["filtered_resps"][0][0].text),
-            correct=_known(row.get("judge_correct", row["contains"])),
-        )
-        for task, rows in samples.items()
-        for row in rows
-    )
-    return figures, answers, tally
-
-
-def _known(value: float) -> bool | None:
-    """A metric of one answer as a verdict; NaN, a failure of the judge, is neither right nor wrong."""
-    return None if math.isnan(value) else value == 1
+    return figures, tally

@@ -8,7 +8,6 @@ import pytest
 
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.evaluate import (
-    Sample,
     _Run,
     check_tasks,
     evaluate,
@@ -58,21 +57,20 @@ def test_a_checkpoint_with_other_weights_has_another_identity(tmp_path, content)
 
 
 def test_figures_come_from_the_samples_with_n_and_interval():
-    figures, _, _ = read_samples({"t": [row(correct=1.0), row(correct=0.0), row(correct=math.nan, failed=1.0)]})
+    figures, _ = read_samples({"t": [row(correct=1.0), row(correct=0.0), row(correct=math.nan, failed=1.0)]})
     assert figures["t"]["judge_correct"] == wilson(1, 2)
     assert figures["t"]["judge_failed"] == wilson(1, 3)
 
 
-def test_a_run_without_a_judge_has_no_judge_figures_and_takes_contains_for_right():
-    figures, samples, _ = read_samples({"t": [row(contains=1.0), row()]})
+def test_a_run_without_a_judge_has_no_judge_figures():
+    figures, _ = read_samples({"t": [row(contains=1.0), row()]})
     assert set(figures["t"]) == {"exact_match", "contains"}
-    assert [sample.correct for sample in samples] == [True, False]
 
 
 def test_answers_without_a_grade_are_counted_with_their_reason():
     failed = row(correct=math.nan, failed=1.0) | {"filtered_resps": [[Answer("a", JudgeFailure("timeout", "late"))]]}
     graded = row(correct=1.0) | {"filtered_resps": [[Answer("a", Grade.CORRECT)]]}
-    _, _, tally = read_samples({"t": [failed, graded], "u": [graded, graded]})
+    _, tally = read_samples({"t": [failed, graded], "u": [graded, graded]})
     assert (tally.failed, tally.graded, tally.failure_rate) == (1, 3, 0.25)
     assert str(tally) == "1 of 4 answers could not be graded (timeout: late)"
 
@@ -86,11 +84,6 @@ def test_a_plan_of_a_group_counts_the_questions_of_all_its_tasks(mirror, popqa_r
     assert members(["closedbook", "worldfacts_dedup"]) == [
         "nq_dedup", "triviaqa_dedup", "popqa_dedup", "simpleqa_dedup", "worldfacts_dedup",
     ]  # fmt: skip
-
-
-def test_an_answer_that_no_judge_could_grade_is_shown_as_neither_right_nor_wrong():
-    _, samples, _ = read_samples({"t": [row(correct=math.nan, contains=1.0, failed=1.0)]})
-    assert samples[0].correct is None
 
 
 def test_the_model_cannot_be_named_twice():
