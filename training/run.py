@@ -114,8 +114,11 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
     reward = make_reward(recipe.reward, recipe.style, judge_of(recipe))
     make_judge(judge_of(recipe)).preflight()
     write_text(folder / RECIPE_FILE, to_yaml(recipe))
-    with _quiet():
-        return _run(recipe, planned, questions, validation, reward, progress)
+    try:
+        with _quiet():
+            return _run(recipe, planned, questions, validation, reward, progress)
+    except KeyboardInterrupt:
+        raise WorkError(f"{folder}: interrupted; --resume goes on from its last samples or checkpoint") from None
 
 
 def _opened(recipe: Recipe, resume: bool) -> Path:
@@ -177,7 +180,7 @@ def _run(
     config = trl_config(recipe, planned.batch, planned.steps, cpu=not torch.cuda.is_available())
     model, tokenizer = load_model(recipe)
     chat = uses_chat(tokenizer, recipe.chat)
-    rows = _rows(recipe, questions, model, tokenizer, reward, progress)
+    rows = _rows(recipe, questions, model, tokenizer, chat, reward, progress)
     if recipe.method != "grpo":
         config.max_steps = steps_of(recipe, len(rows))  # rft and dpo train on what their samples left
     trainer = make_trainer(
@@ -196,10 +199,7 @@ def _run(
     trainer.add_callback(monitor)
     whole = checkpoints(recipe.folder)
     with monitor.ends_calmly():
-        try:
-            trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
-        except KeyboardInterrupt:
-            raise WorkError(f"{recipe.folder}: interrupted; --resume goes on from its last checkpoint") from None
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     state = trainer.state
     if state.global_step < state.max_steps:
         raise WorkError(f"{monitor.stop}; --resume goes on from step {state.global_step}")
@@ -235,11 +235,11 @@ def _rows(
     questions: Sequence[Question],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    chat: bool,
     reward: Reward,
     progress: bool,
 ) -> list[Row]:
     """What the trainer is given: for RFT and DPO made of samples, which are drawn first."""
-    chat = uses_chat(tokenizer, recipe.chat)
     prompts = encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)
     if recipe.method == "grpo":
         return rollout_rows(questions, recipe, chat)

@@ -100,6 +100,19 @@ def test_every_method_and_variant_runs_and_moves_the_weights(recipe, name):
 
 
 @pytest.mark.parametrize("name", ["rft_cpu", "dpo_cpu"])
+def test_an_interrupt_while_samples_are_drawn_is_one_line_and_the_run_goes_on_from_them(recipe, name, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Reward, "__call__", interrupt)
+        with pytest.raises(WorkError, match=r"run: interrupted; --resume goes on from its last samples or checkpoint$"):
+            train(recipe(name, "max_steps=1", "rollouts=8"), progress=False)
+    assert train(recipe(name, "max_steps=1", "rollouts=8"), resume=True, progress=False).steps == 1
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["rft_cpu", "dpo_cpu"])
 def test_max_steps_caps_the_sampling_and_the_samples_are_said_and_kept(recipe, name, capsys):
     done = train(recipe(name, "max_steps=1", "rollouts=8"), progress=False)
     sampled = (done.folder / "samples.jsonl").read_text().splitlines()
