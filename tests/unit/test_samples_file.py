@@ -182,6 +182,14 @@ def test_of_more_rollouts_only_the_missing_ones_are_drawn(file, tmp_path):
     assert known.isdisjoint((ids[question], text) for question, text in reward.graded)
 
 
+def test_more_samples_of_known_texts_ask_no_judge(file):
+    draw(file, "rollouts=3", sampler=Scripted(said=["Kyd"]))
+    reward = Counting()
+    lines = draw(file, sampler=Scripted(said=["Kyd"]), reward=reward)
+    assert [line.samples for line in lines] == [(Sample("Kyd", "Kyd", 0.0, tuple(range(8))),)] * len(QUESTIONS)
+    assert reward.graded == []
+
+
 def test_a_run_for_more_rollouts_that_is_cut_off_goes_on_to_the_same_bytes(file):
     draw(file, "rollouts=3")
     few = len(file.read_bytes())
@@ -276,6 +284,19 @@ def test_the_head_holds_all_settings_and_no_key(file):
         assert len(head["digest"]) == 64
         assert "secret" not in file.read_text()
     assert head["settings"].keys() == settings_of(recipe_of(), Scripted(), Counting(), model="", chat=True).keys()
+
+
+def test_a_disk_that_fills_up_later_is_told_in_a_line_too(file, monkeypatch):
+    draw(file, questions=QUESTIONS[:2])
+    before = file.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkError, match=r"cannot write .*No space left on device; free space"):
+        draw(file)
+    assert file.read_bytes().startswith(before)
 
 
 # a judge that fails
