@@ -51,10 +51,17 @@ def _no_vllm() -> str | None:
     return None if find_spec("vllm") or beside.is_file() else f"vllm is not installed, and there is no {beside}"
 
 
+def _no_paper() -> str | None:
+    absent = [name for name in PAPER if not os.environ.get(name)]
+    return f"set {', '.join(absent)}" if absent else None
+
+
+PAPER = ("CLOSEDBOOK_PAPER_MODEL", "CLOSEDBOOK_JUDGE", "CLOSEDBOOK_JUDGE_MODEL")
 NEEDS = {
     "data": Need(_no_data, frozenset({"CLOSEDBOOK_DATA"})),
-    "gpu": Need(_no_gpu),
+    "gpu": Need(_no_gpu, frozenset({"CLOSEDBOOK_GPU_OUT"})),
     "model": Need(_no_model, frozenset({"CLOSEDBOOK_CACHE"})),
+    "paper": Need(_no_paper, frozenset({*PAPER, "CLOSEDBOOK_JUDGE_BASE_URL", "OPENAI_API_KEY"})),
     "vllm": Need(_no_vllm, frozenset({"CLOSEDBOOK_CACHE"})),
 }
 
