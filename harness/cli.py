@@ -346,7 +346,10 @@ def print_comparison(runs: Mapping[str, Run], metric: str, show: int) -> None:
                     for id in ids[:show]
                 ]
                 said = f"{task}, {title} in {name}: {len(ids)}" + (f", of these {show}" if len(ids) > show else "")
-                _table(said, ["question", "gold", first, name], shown, whole=False)
+                if shown:
+                    _table(said, ["question", "gold", first, name], shown, whole=False)
+                else:
+                    typer.echo(f"{said}\n")
 
 
 @data_app.command("check")

@@ -6,12 +6,14 @@ The command line lives in the harness, which never imports training; heavy impor
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from closedbook.harness.cli import JsonFlag, people, print_comparison, print_json
+from closedbook.harness.errors import RequestError
 from closedbook.training.recipe_fields import Method
 
 
@@ -59,6 +61,7 @@ def train_command(
         else:
             typer.echo("\n".join(planned.describe()))
         return
+    _check_installed()
     from closedbook.training.run import train
 
     done = train(recipe, resume=resume)
@@ -98,9 +101,7 @@ def demo_command(
     quick: Annotated[
         bool, typer.Option("--quick", help="Three minutes: shows that everything works, and nothing else.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Where everything goes; a rerun goes on from there. [runs/demo]")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Where everything goes; a rerun goes on from there.")] = Path("runs/demo"),
     as_json: JsonFlag = False,
 ) -> None:
     """The whole story on one small model: ask it, train it, ask it again. Nothing to set up.
@@ -109,10 +110,11 @@ def demo_command(
     GRPO on other facts than it is asked, and asks again. Prints what it says now and could not say before, and what it
     lost, with the paired test of this one run. About 12 minutes on two cores.
     """
+    _check_installed()
     from closedbook.harness.compare import compare
     from closedbook.training.demo import QUICK_LIMIT, demo_recipe, run_demo
 
-    folder = out or Path("runs/demo-quick" if quick else "runs/demo")
+    folder = out / "quick" if quick else out
     story = run_demo(
         demo_recipe(folder, quick),
         folder,
@@ -121,7 +123,7 @@ def demo_command(
     )
     runs = {"before": story.before, "after": story.after}
     if as_json:
-        print_json({"comparison": compare(runs), "trained": story.trained})
+        print_json({"quick": quick, "comparison": compare(runs), "trained": story.trained})
         return
     print_comparison(runs, "judge_correct", show=4)
     if quick:
@@ -131,6 +133,16 @@ def demo_command(
             "One run with one seed, on questions whose facts it was not trained on; docs/results has longer ones."
         )
     people.print(f"the trained model: {story.trained.folder}", highlight=False, soft_wrap=True)
+
+
+def _check_installed() -> None:
+    """Refuse before anything runs, with the extra that brings all that training needs.
+
+    Raises:
+        RequestError: A package is missing.
+    """
+    if missing := next((name for name in ("torch", "trl") if not find_spec(name)), None):
+        raise RequestError(f"{missing} is not installed; pip install 'closedbook[train]'")
 
 
 def _first_comment(path: Path) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from closedbook.harness.compare import Run, read_run
+from closedbook.harness.errors import WorkError
 from closedbook.harness.evaluate import Evaluation, evaluate
 from closedbook.training.models import model_path
 from closedbook.training.recipe_fields import Recipe
@@ -63,7 +64,10 @@ def run_demo(recipe: Recipe, out: Path, limit: int | None, say: Callable[[str], 
     say("1 of 3: the model as it is is asked the test questions")
     before = ask(model_path(recipe), "before")
     say(f"2 of 3: it is trained with GRPO on other questions, {recipe.max_steps} steps")
-    trained = train(recipe, resume=True)
+    try:
+        trained = train(recipe, resume=True)
+    except WorkError as error:  # which speaks to users of `closedbook train`
+        raise WorkError(str(error).replace("--resume", "the same command")) from error
     say("3 of 3: the trained model is asked the same test questions")
     after = ask(str(trained.folder), "after")
     return Story(read_run(before.folder), read_run(after.folder), trained)

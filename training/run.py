@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -211,7 +212,10 @@ def _run(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Notices and bars of TRL and transformers off: TRL would print a question and its golds for each judge failure."""
+    """Notices and bars of TRL and transformers off: TRL would print a question and its golds for each judge failure.
+
+    Off as well is what transformers says of its own names that TRL and accelerate still use.
+    """
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     loud = [logging.getLogger(name) for name in ("trl", "accelerate")]
@@ -221,7 +225,9 @@ def _quiet() -> Iterator[None]:
         log.setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+            yield
     finally:
         transformers_logging.set_verbosity(before)
         if bars:

@@ -470,5 +470,6 @@ def test_compare_prints_accuracies_differences_and_what_changed(closedbook, tmp_
     assert code == 0
     assert all(said in out for said in ("base", "grpo", "87.5", "0.016", "who is gorlim0?", "who is gorlim1?"))
     assert "who is gorlim2?" not in out
+    assert out.endswith("wrong only in grpo: 0\n\n")  # and no table without rows
     code, out, _ = closedbook("compare", tmp_path / "base", tmp_path / "grpo", "--json")
     assert [row["against"] and row["against"]["gained"] for row in json.loads(out)] == [None, 7]

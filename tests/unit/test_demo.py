@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +13,18 @@ import pytest
 import typer
 
 from closedbook.harness.compare import read_run
-from closedbook.harness.errors import WorkError
+from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.provenance import read_provenance
 from closedbook.training import demo
-from closedbook.training.commands import demo_command
+from closedbook.training.commands import demo_command, train_command
 from closedbook.training.demo import QUICK_STEPS, STEPS, Story, demo_recipe, run_demo
+from closedbook.training.monitor import read_log
+from closedbook.training.recipe_fields import Recipe
 from closedbook.training.recipes import load_recipe
+from closedbook.training.rewards import Reward
 from closedbook.training.run import Trained
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 TINY = [
@@ -58,22 +62,28 @@ def test_the_same_test_questions_are_asked_before_and_after_and_none_was_trained
     assert [text[:6] for text in said] == ["1 of 3", "2 of 3", "3 of 3"]
 
 
-def test_a_demo_that_was_ended_goes_on_and_a_finished_one_trains_no_more(
+def test_a_demo_that_was_ended_while_training_goes_on_and_a_finished_one_trains_no_more(
     tell: Callable[..., tuple[Story, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "train", _interrupted)
-        with pytest.raises(WorkError, match="interrupted"):
+        patch.setattr(Reward, "__call__", _interrupting(Reward.__call__))
+        with pytest.raises(WorkError, match=r"ended by SIGINT; the same command goes on from step 1$"):
             tell()
-    assert (tmp_path / "before" / "figures.json").is_file()
+    answered = (tmp_path / "before" / "figures.json").read_text()
     first, _ = tell()
     again, _ = tell()
     assert (first.trained.finished, again.trained.finished) == (False, True)
+    assert [line["step"] for line in read_log(tmp_path / "grpo" / "log.jsonl")] == [1, 2]
+    assert (tmp_path / "before" / "figures.json").read_text() == answered
     assert again.after == first.after
 
 
-def _interrupted(*_: object, **__: object) -> None:
-    raise WorkError("interrupted")
+def _interrupting(grade: Callable[..., object]) -> Callable[..., object]:
+    def call(*args: object, **named: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return grade(*args, **named)
+
+    return call
 
 
 def test_the_quick_look_differs_in_its_steps_alone(tmp_path: Path) -> None:
@@ -112,3 +122,30 @@ def test_the_command_prints_the_paired_result_and_says_what_it_is_worth(
         assert [row["run"] for row in json.loads(out)["comparison"]] == ["before", "after"]
     else:
         assert all(text in out for text in ("25.0", "75.0", "gained", "lost", "0.031", "who is gorlim3?"))
+
+
+def test_a_quick_look_and_the_whole_demo_share_a_folder_without_meeting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+
+    def told(recipe: Recipe, out: Path, limit: int | None, say: object) -> Story:
+        folders.append({out / name for name in ("before", "after")} | {recipe.folder})
+        raise WorkError("far enough")
+
+    monkeypatch.setattr(demo, "run_demo", told)
+    for quick in (True, False):
+        with pytest.raises(WorkError, match="far enough"):
+            demo_command(quick=quick, out=tmp_path)
+    assert not folders[0] & folders[1]
+
+
+@pytest.mark.parametrize("command", [lambda: demo_command(), lambda: train_command("grpo")])
+@pytest.mark.parametrize("package", ["torch", "trl"])
+def test_a_missing_package_is_named_with_the_extra_that_brings_all_of_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Callable[[], None], package: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(RequestError, match=rf"^{package} is not installed; pip install 'closedbook\[train\]'$"):
+        command()
