@@ -7,10 +7,10 @@ export PYTHON
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: model  ## ask a real model, train it, ask it again (12 minutes); ARGS=--quick for 3
+demo: model  ## ask a real model, train it, ask it again (11 minutes); ARGS=--quick for 3
 	.venv/bin/closedbook demo $(ARGS)
 
-test: model vllm-env  ## every test, with coverage (10 minutes); ARGS goes to pytest
+test: model vllm-env  ## every test, with coverage (20 minutes); ARGS goes to pytest
 	ci/test $(ARGS)
 
 check: setup  ## ruff, ruff format, mypy

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from closedbook.harness.compare import Run
     from closedbook.harness.dedup import Decider
     from closedbook.harness.evaluate import Evaluation
+    from closedbook.harness.fields import FieldRow
     from closedbook.harness.judge import Judge, JudgeSettings, Tally, Triple
     from closedbook.harness.judge.asker import Spending
     from closedbook.harness.judge.cascade import Plan
@@ -237,7 +238,12 @@ def _cell(value: object) -> str:
 @app.command("eval")
 @with_flags("settings", _judge_settings)
 def eval_command(
-    model: Annotated[str, typer.Argument(help="Model folder or hub id; with an API backend, its name on the server.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model folder, hub id, or smollm2 for the small model; with an API backend, its name on the server."
+        ),
+    ],
     tasks: Annotated[
         str, typer.Option(help="Tasks or groups, with commas; see `closedbook tasks list`.")
     ] = "worldfacts_dedup",
@@ -922,18 +928,32 @@ def judge_settings_command(as_json: JsonFlag = False) -> None:
 
     On the command line: `--judge-set NAME=VALUE`.
     """
+    from closedbook.harness.fields import field_rows
     from closedbook.harness.judge.settings import VARIABLES, JudgeSettings
 
-    rows = {
-        name: {"default": field.get_default(), "variable": VARIABLES[name], "meaning": field.description}
-        for name, field in JudgeSettings.model_fields.items()
-    }
+    rows = field_rows(JudgeSettings)
     if as_json:
-        print_json(rows)
+        defaults = {name: field.get_default() for name, field in JudgeSettings.model_fields.items()}
+        print_json(
+            {
+                row.name: {
+                    "values": row.values,
+                    "default": defaults[row.name],
+                    "variable": VARIABLES[row.name],
+                    "meaning": row.meaning,
+                }
+                for row in rows
+            }
+        )
     else:
-        for name, row in rows.items():
-            default = "" if row["default"] in (None, "", ()) or name == "kind" else f" [default: {row['default']}]"
-            typer.echo(f"{name}{default}\n  {row['meaning']}\n  {row['variable']}")
+        print_fields(rows, VARIABLES.__getitem__)
+
+
+def print_fields(rows: Iterable[FieldRow], last: Callable[[str], str]) -> None:
+    """Fields for people, three lines each; `last` makes the last one of a field's name."""
+    for row in rows:
+        default = "" if row.default in ("", "null", '""', "[]") else f" [default: {row.default.strip(chr(34))}]"
+        typer.echo(f"{row.name}{default}\n  {row.meaning}\n  {row.values}; {last(row.name)}")
 
 
 def _print_spending(judge: Judge) -> None:

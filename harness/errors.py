@@ -5,6 +5,7 @@ ClosedbookError
 │   ├── SourceError    a benchmark's source is missing, malformed or changed
 │   └── ManifestError  a manifest is missing, malformed or does not fit its source
 └── WorkError      the request was right but the work failed: exit code 1
+    └── Unfinished     the same, and a rerun goes on from what is done
 
 Every message is one line that says what, where, and what to do. The command line prints it without a traceback.
 """
@@ -39,6 +40,10 @@ class ManifestError(RequestError):
 
 class WorkError(ClosedbookError):
     """The work itself failed: a full disk, an unreachable server, a model that cannot be loaded."""
+
+
+class Unfinished(WorkError):
+    """Work that ended early and can go on from what is done; how to ask for that is for the command to say."""
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:

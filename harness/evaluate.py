@@ -29,6 +29,7 @@ from closedbook.harness.judge.cascade import LLMJudge, Plan
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.metrics import METRICS
 from closedbook.harness.provenance import contaminated_allowed, installed_versions
+from closedbook.harness.small_model import model_path
 from closedbook.harness.statistics import Confusion, Estimate, corrected, mean_over_tasks, proportion
 
 LOCAL_BACKENDS = ("hf", "vllm")
@@ -232,7 +233,7 @@ def evaluate(
     """Score a model and write a run folder.
 
     Args:
-        model: Model folder or hub id; for an API backend the model's name on the server.
+        model: Model folder, hub id or smollm2; for an API backend the model's name on the server.
         tasks: Names of our tasks or groups.
         split: "test", "validation", "train", or "dropped": the test questions that train states.
         judge: Settings of the judge; without one only exact_match and contains are reported.
@@ -258,6 +259,7 @@ def evaluate(
     table = read_calibration(calibration, make_judge(judge)) if calibration and judge else None
     _check_backend(backend, batch_size)
     allowed = contaminated_allowed({"allow_contaminated": allow_contaminated})
+    model = model_path(model) if backend in LOCAL_BACKENDS else model
     identity, has_template, arguments = _describe(model, backend, model_args or {})
     chat = has_template if chat is None else chat
     run = _Run(model, identity, backend, arguments, chat, tasks, split, limit, judge, allowed)

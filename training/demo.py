@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from closedbook.harness.compare import Run, read_run
-from closedbook.harness.errors import WorkError
 from closedbook.harness.evaluate import Evaluation, evaluate
-from closedbook.training.models import model_path
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.recipes import judge_of, load_recipe
 from closedbook.training.run import Trained, train
@@ -55,19 +53,16 @@ def run_demo(recipe: Recipe, out: Path, limit: int | None, say: Callable[[str], 
         say: Is told what comes next.
 
     Raises:
-        WorkError: A part failed or was interrupted; the same call goes on from there.
+        WorkError: A part failed or was interrupted (Unfinished); the same call goes on from there.
     """
 
     def ask(model: str, name: str) -> Evaluation:
         return evaluate(model, [TASK], judge=judge_of(recipe), limit=limit, out=out / name)
 
     say("1 of 3: the model as it is is asked the test questions")
-    before = ask(model_path(recipe), "before")
+    before = ask(recipe.model, "before")
     say(f"2 of 3: it is trained with GRPO on other questions, {recipe.max_steps} steps")
-    try:
-        trained = train(recipe, resume=True)
-    except WorkError as error:  # which speaks to users of `closedbook train`
-        raise WorkError(str(error).replace("--resume", "the same command")) from error
+    trained = train(recipe, resume=True)
     say("3 of 3: the trained model is asked the same test questions")
     after = ask(str(trained.folder), "after")
     return Story(read_run(before.folder), read_run(after.folder), trained)

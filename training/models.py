@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from closedbook.harness.errors import RequestError, WorkError, one_line
+from closedbook.harness.errors import RequestError, Unfinished, one_line
 from closedbook.harness.files import folder_digest
 from closedbook.harness.provenance import PROVENANCE_FILE
-from closedbook.harness.small_model import small_model_dir
+from closedbook.harness.small_model import model_path
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.trl_config import lora_arguments, model_arguments
 
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 FOR_GOING_ON = ("optimizer*", "scheduler*", "rng_state*", "scaler*", "trainer_state.json", "training_args.bin")
 
 
-def model_path(recipe: Recipe) -> str:
-    """The folder or hub id of the model to start from.
-
-    Raises:
-        WorkError: The small model cannot be prepared.
-    """
-    return str(small_model_dir()) if recipe.model == "smollm2" else str(Path(recipe.model).expanduser())
-
-
 def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and its tokenizer.
 
@@ -37,7 +28,7 @@ def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path, where = model_path(recipe), f"recipe {recipe.name}: model"
+    path, where = model_path(recipe.model), f"recipe {recipe.name}: model"
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=recipe.trust_remote_code, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(path, **model_arguments(recipe))
@@ -73,7 +64,7 @@ def write_model(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
     """Write the model of a checkpoint, with its tokenizer, to a folder; adapters are merged into it.
 
     Raises:
-        WorkError: It cannot be written.
+        Unfinished: It cannot be written.
     """
     from safetensors import SafetensorError
 
@@ -89,4 +80,4 @@ def write_model(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
             PeftModel.from_pretrained(model, checkpoint).merge_and_unload().save_pretrained(folder)
             AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise WorkError(f"cannot write the model to {folder}: {one_line(error)}; free space, then --resume") from error
+        raise Unfinished(f"cannot write the model to {folder}: {one_line(error)}; free space") from error

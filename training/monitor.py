@@ -41,7 +41,8 @@ class Monitor(TrainerCallback):
     Args:
         recipe: What is run.
         trainer: Who runs it.
-        validate: Asks the model, as it is, the validation questions; figures by name, NaN where not known.
+        validate: Asks the model, as it is, the validation questions; figures by name, NaN where not known. None where
+            there are no such questions: the last checkpoint then counts as the best.
         main: Whether this process writes and shows.
         progress: Show a bar.
 
@@ -50,7 +51,13 @@ class Monitor(TrainerCallback):
     """
 
     def __init__(
-        self, recipe: Recipe, trainer: Checkpointed, validate: Validate, *, main: bool = True, progress: bool = True
+        self,
+        recipe: Recipe,
+        trainer: Checkpointed,
+        validate: Validate | None,
+        *,
+        main: bool = True,
+        progress: bool = True,
     ) -> None:
         self.recipe, self.trainer, self.validate = recipe, trainer, validate
         self.main, self.progress = main, progress and main
@@ -67,6 +74,8 @@ class Monitor(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take up the log where the checkpoint stands."""
+        if self.validate is None:
+            self.say("no validation questions: the last checkpoint counts as the best")
         kept = [line for line in read_log(self.log_file) if line["step"] <= state.global_step]
         self._steps = [step for line in kept if (step := _watched(line))]
         self.accuracy = next((line[ACCURACY] for line in reversed(kept) if ACCURACY in line), None)
@@ -85,7 +94,8 @@ class Monitor(TrainerCallback):
         last = step >= state.max_steps
         if self.stop and step % self.recipe.generation_steps == 0:
             control.should_save = control.should_training_stop = True
-        if last or (every and step % every == 0):
+        control.should_save |= last
+        if self.validate and (last or (every and step % every == 0)):
             figures = self.validate()
             self.trainer.extra |= figures
             self.accuracy = _plain(figures[ACCURACY])

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.errors import RequestError, Unfinished, WorkError
 from closedbook.harness.judge import Judge, Judgement, JudgeSettings, Tally, Triple, make_judge
 from closedbook.harness.metrics import Answer, metrics
 from closedbook.harness.prompts import Style, extract_answer
@@ -37,7 +37,7 @@ WINDOW = 1000  # answers over which the share of failures is taken, or a step wh
 MAX_FAILURES: float = JudgeSettings.model_fields["max_failures"].default
 
 
-class JudgeUnreliable(WorkError):
+class JudgeUnreliable(Unfinished):
     """Too many answers could not be graded: save a checkpoint and stop."""
 
 
@@ -156,7 +156,7 @@ class Reward:
         if tally.failed > self.max_failures * window:
             raise JudgeUnreliable(
                 f"reward: {tally}, and max_failures allows {math.floor(self.max_failures * window)} of {window}; "
-                "mend the judge, then go on with --resume"
+                "mend the judge"
             )
 
 

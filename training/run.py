@@ -32,7 +32,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.errors import RequestError, Unfinished
 from closedbook.harness.files import write_text
 from closedbook.harness.judge import make_judge
 from closedbook.harness.manifests import read_manifest
@@ -47,6 +47,7 @@ from closedbook.harness.provenance import (
 )
 from closedbook.harness.questions import Question, by_id
 from closedbook.harness.sampling import Sampler, encode_prompts, uses_chat
+from closedbook.harness.small_model import model_path
 from closedbook.training.batches import devices, is_main, steps_of
 from closedbook.training.card import model_card
 from closedbook.training.examples import (
@@ -58,11 +59,11 @@ from closedbook.training.examples import (
     train_questions,
     validation_questions,
 )
-from closedbook.training.models import adapters, load_model, model_digest, model_path, write_model
+from closedbook.training.models import adapters, load_model, model_digest, write_model
 from closedbook.training.monitor import Monitor, read_log
 from closedbook.training.plan import LOG_FILE, RECIPE_FILE, SAMPLES_FILE, Plan, plan
 from closedbook.training.recipe_fields import Recipe
-from closedbook.training.recipes import judge_of, to_yaml
+from closedbook.training.recipes import judge_of, published, to_yaml
 from closedbook.training.rewards import Reward, make_reward
 from closedbook.training.samples import count, dpo_pairs, rft_examples
 from closedbook.training.samples_file import draw_samples
@@ -103,8 +104,9 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
 
     Raises:
         RequestError: Something in the recipe, its data, its judge or its folder makes the run impossible.
-        WorkError: It ended early: interrupted, a full disk, a judge that fails, a loss that is no number. What was
-            done is kept, and `resume` goes on from it.
+        Unfinished: It ended early: interrupted, a full disk, a judge that fails. What was done is kept, and `resume`
+            goes on from it.
+        WorkError: The model cannot be read, or the loss is no number.
     """
     folder = _opened(recipe, resume)
     if (folder / PROVENANCE_FILE).is_file():
@@ -119,7 +121,7 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
         with _quiet():
             return _run(recipe, planned, questions, validation, reward, progress)
     except KeyboardInterrupt:
-        raise WorkError(f"{folder}: interrupted; --resume goes on from its last samples or checkpoint") from None
+        raise Unfinished(f"{folder}: interrupted; its last samples or checkpoint are kept") from None
 
 
 def _opened(recipe: Recipe, resume: bool) -> Path:
@@ -194,7 +196,7 @@ def _run(
         **adapters(recipe),
     )
     trainer.attach(_provenances(recipe, questions), recipe.save.keep)
-    validate = make_validation(recipe, trainer, tokenizer, validation, chat)
+    validate = make_validation(recipe, trainer, tokenizer, validation, chat) if validation else None
     monitor = Monitor(recipe, trainer, validate, main=is_main(), progress=progress)
     trainer.remove_callback(PrinterCallback)  # it prints to standard output
     trainer.add_callback(monitor)
@@ -203,7 +205,7 @@ def _run(
         trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     state = trainer.state
     if state.global_step < state.max_steps:
-        raise WorkError(f"{monitor.stop}; --resume goes on from step {state.global_step}")
+        raise Unfinished(f"{monitor.stop}; step {state.global_step} is kept")
     best = state.best_global_step or state.global_step
     if is_main():
         _finish(recipe, recipe.folder / f"{CHECKPOINT}{best}", len(validation))
@@ -259,7 +261,7 @@ def _rows(
         prompts[:most],
         Sampler(model, tokenizer),
         reward,
-        model=model_digest(model_path(recipe)),
+        model=model_digest(model_path(recipe.model)),
         chat=chat,
         progress=progress,
     )
@@ -277,19 +279,20 @@ def _rows(
 
 def _provenances(recipe: Recipe, questions: Sequence[Question]) -> Callable[[int], Provenance]:
     """Makes the provenance of a checkpoint out of its step."""
-    path = model_path(recipe)
+    path = model_path(recipe.model)
     parent = read_provenance(path)
     ids = {question.id for question in questions} | set(parent.train_ids if parent else ())
+    judge = make_judge(judge_of(recipe)).identity
     whole = Provenance(
         method=recipe.method,
         base_model=parent.base_model if parent else recipe.model,
         base_digest=parent.base_digest if parent else model_digest(path),
         step=0,
         seed=recipe.seed,
-        recipe=yaml.safe_load(to_yaml(recipe)),
+        recipe=published(recipe),
         manifests={name: read_manifest(name).digest for name in recipe.benchmarks},
         train_ids=tuple(sorted(ids)),
-        judge=dict(make_judge(judge_of(recipe)).identity),
+        judge={name: value for name, value in judge.items() if name != "server"},  # its address is nobody's business
         prompt=f"{recipe.style}-{template_digest(recipe.style)}",
         versions=installed_versions(),
         revision=code_revision(),

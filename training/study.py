@@ -18,7 +18,7 @@ from closedbook.harness.compare import Comparison, Run, compare, read_run
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import write_text
 from closedbook.harness.judge.settings import JudgeSettings
-from closedbook.training.models import model_path
+from closedbook.harness.small_model import model_path
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.recipes import judge_of, to_yaml
 
@@ -58,7 +58,7 @@ def run_study(recipes: Mapping[str, Recipe], task: str, out: Path, limit: int | 
         RequestError: The recipes start from different models, or have different judges.
         WorkError: A command failed; the same call goes on from there.
     """
-    models, judges = {model_path(r) for r in recipes.values()}, [judge_of(r) for r in recipes.values()]
+    models, judges = {model_path(r.model) for r in recipes.values()}, [judge_of(r) for r in recipes.values()]
     if len(models) != 1 or any(judge != judges[0] for judge in judges):
         raise RequestError("a study compares recipes of one model and one judge; make them equal")
     flags = ["--tasks", task, *_judge_flags(judges[0]), *(["--limit", str(limit)] if limit else [])]

@@ -24,7 +24,7 @@ import trl
 from safetensors import SafetensorError
 from trl.trainer.utils import RepeatSampler
 
-from closedbook.harness.errors import WorkError, one_line
+from closedbook.harness.errors import Unfinished, WorkError, one_line
 from closedbook.harness.provenance import PROVENANCE_FILE, Provenance, write_provenance
 from closedbook.training.rewards import JudgeUnreliable, Reward
 
@@ -76,7 +76,7 @@ class Checkpointed:
         """Write a checkpoint of the weights as they are, unless there is one.
 
         Raises:
-            WorkError: It cannot be written.
+            Unfinished: It cannot be written.
         """
         if self.state.global_step and not self._here(PROVENANCE_FILE).is_file():
             self._save_checkpoint(self.model, None)
@@ -98,9 +98,7 @@ class Checkpointed:
             shutil.rmtree(self._here(), ignore_errors=True)
             kept = checkpoints(self.folder)
             last = f"{kept[-1].name} is whole" if kept else "there is no earlier one"
-            raise WorkError(
-                f"cannot save {self._here()}: {one_line(error)}; {last}; free space, then go on with --resume"
-            ) from error
+            raise Unfinished(f"cannot save {self._here()}: {one_line(error)}; {last}; free space") from error
         if main:
             self._remove_older()
 
@@ -190,7 +188,7 @@ class RolledOut(Checkpointed):
         stopped = torch.tensor([reward.problem is not None], device=self.accelerator.device)
         if self.accelerator.gather(stopped).any():
             self.save()
-            raise reward.problem or WorkError("the judge failed too often for another process; see its message")
+            raise reward.problem or Unfinished("the judge failed too often for another process; see its message")
         return rewards
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from closedbook.harness.judge import Judgement, Triple, make_judge
-from closedbook.harness.metrics import Answer, metrics
+from closedbook.harness.metrics import Answer, metric_names, metrics
 from closedbook.harness.prompts import extract_answer
 from closedbook.harness.questions import Question
 from closedbook.harness.sampling import Sampler, encode_prompts
@@ -32,7 +32,8 @@ def make_validation(
     from accelerate.utils import broadcast_object_list, gather_object
     from trl.models.utils import unwrap_model_for_generation
 
-    judge = make_judge(judge_of(recipe))
+    judging = judge_of(recipe)
+    judge = make_judge(judging)
     rank, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
     # as many for each process, some asked twice: where a model is sharded, all must generate equally often
     share = -(-len(questions) // processes)
@@ -47,19 +48,20 @@ def make_validation(
             for question, text in zip(mine, texts, strict=True)
         ]
         everyones = list(dict(gather_object([((one.question, one.golds), one) for one in triples])).values())
-        figures = [validation_figures(everyones, judge.grade(everyones, quiet=True)) if rank == 0 else {}]
+        figures: list[dict[str, float]] = [{}]
+        if rank == 0:
+            figures = [validation_figures(everyones, judge.grade(everyones, quiet=True), judging.prompt)]
         broadcast_object_list(figures)
         return figures[0]
 
     return validate
 
 
-def validation_figures(triples: Sequence[Triple], judgements: Sequence[Judgement]) -> dict[str, float]:
-    """Means of the harness's metrics over answers, as `validation/NAME`; those over graded answers leave out others."""
+def validation_figures(triples: Sequence[Triple], judgements: Sequence[Judgement], prompt: str) -> dict[str, float]:
+    """Means of the metrics that the judge's prompt brings, as `validation/NAME`, over the answers they are known of."""
     values = [
         metrics([Answer(triple.answer, judgement)], triple.golds)
         for triple, judgement in zip(triples, judgements, strict=True)
     ]
-    names = list(values[0]) if values else []
-    known = {name: [value[name] for value in values if not math.isnan(value[name])] for name in names}
-    return {f"validation/{name}": fmean(known[name]) if known[name] else math.nan for name in names}
+    known = {name: [v[name] for v in values if not math.isnan(v[name])] for name in metric_names(prompt)}
+    return {f"validation/{name}": fmean(those) if those else math.nan for name, those in known.items()}

@@ -95,7 +95,7 @@ def calibration(tmp_path):
 
 def test_closedbook_eval_prints_json_only_and_agrees_with_its_samples(small_model, tmp_path, calibration):
     flags = ["--limit", 8, "--out", tmp_path, "--calibration", calibration, "--json"]
-    figures = json.loads(call(BIN / "closedbook", *EVAL, small_model, *flags))["worldfacts_dedup"]
+    figures = json.loads(call(BIN / "closedbook", *EVAL, "smollm2", *flags))["worldfacts_dedup"]
     assert set(figures) == {"exact_match", "contains", "judge_correct", "judge_failed", "corrected"}
     assert figures["corrected"]["n"] == 8
     rows = samples(tmp_path, "worldfacts_dedup")

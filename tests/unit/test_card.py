@@ -165,6 +165,13 @@ def test_no_machines_path_is_in_the_card():
     assert "pretrained=first" in text
 
 
+def test_no_servers_address_is_in_the_card():
+    judge = "judge={kind: openai, model: assessor-9b, base_url: 'http://gorlim:8000/v1'}"
+    text = made(overrides=[judge, "vllm={mode: server, url: 'http://smolt:8000'}"])
+    assert "gorlim" not in text and "smolt" not in text
+    assert "assessor-9b" in text and "mode: server" in text
+
+
 def test_the_recipe_in_the_card_is_a_recipe():
     text = made()
     block = text.split("```yaml\n")[1].split("\n```")[0]

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from closedbook.harness.compare import read_run
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.errors import RequestError, Unfinished, WorkError
 from closedbook.harness.provenance import read_provenance
 from closedbook.training import demo
 from closedbook.training.commands import demo_command, train_command
@@ -67,7 +67,7 @@ def test_a_demo_that_was_ended_while_training_goes_on_and_a_finished_one_trains_
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Reward, "__call__", _interrupting(Reward.__call__))
-        with pytest.raises(WorkError, match=r"ended by SIGINT; the same command goes on from step 1$"):
+        with pytest.raises(Unfinished, match=r"ended by SIGINT; step 1 is kept$"):
             tell()
     answered = (tmp_path / "before" / "figures.json").read_text()
     first, _ = tell()
@@ -138,6 +138,23 @@ def test_a_quick_look_and_the_whole_demo_share_a_folder_without_meeting(
         with pytest.raises(WorkError, match="far enough"):
             demo_command(quick=quick, out=tmp_path)
     assert not folders[0] & folders[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [(lambda: demo_command(), "the same command"), (lambda: train_command("grpo"), "--resume")],
+)
+def test_each_command_says_how_it_goes_on_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Callable[[], None], how: str
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise Unfinished("the judge failed too often; mend the judge")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("closedbook.training.run.train", ended)
+    monkeypatch.setattr(demo, "run_demo", ended)
+    with pytest.raises(Unfinished, match=rf"^the judge failed too often; mend the judge; go on with {how}$"):
+        command()
 
 
 @pytest.mark.parametrize("command", [lambda: demo_command(), lambda: train_command("grpo")])

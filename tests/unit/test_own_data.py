@@ -500,12 +500,17 @@ def command(train: Path, out: Path) -> list[str]:
             "--against", "worldfacts", "--out", str(out), "--json"]  # fmt: skip
 
 
+def heeds_ctrl_c() -> None:
+    """A shell's background job ignores Ctrl-C, and so would all that these tests start in one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def started(tmp_path, rows) -> Iterator[subprocess.Popen[str]]:
     """A run in a session of its own that has saved a chunk and is not done."""
     train = many(tmp_path / "t.jsonl", rows, 20 * own_data.CHUNK)
     process = subprocess.Popen(command(train, tmp_path / "out"), start_new_session=True, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heeds_ctrl_c)  # fmt: skip
     while not list((tmp_path / "out" / ".parts").glob("0*.json")):
         assert process.poll() is None
         time.sleep(0.02)

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge import JudgeSettings
+from closedbook.training.batches import MICRO_BATCH, is_main, steps_of
+from closedbook.training.batches import devices as processes
 from closedbook.training.recipes import (
     Recipe,
     check_recipe,
     judge_of,
     load_recipe,
+    published,
     recipe_names,
     recipes_dir,
     resolve,
@@ -469,6 +473,85 @@ def test_a_micro_batch_that_does_not_divide_is_refused_with_numbers_that_would()
 
 def test_a_micro_batch_above_a_devices_share_is_refused():
     assert "micro_batch=8" in wrong_batch("sft_cpu", 1, "micro_batch=9")
+
+
+def test_what_a_step_holds_is_said_in_the_methods_words():
+    assert "640 rollouts a step (128 questions x 5)" in wrong_batch("grpo_paper", 3)
+    assert "128 examples a step" in wrong_batch("sft_paper", 3)
+    assert "16 rollouts a step (8 questions x 2)" in wrong_batch("grpo_cpu", 3, "rollouts=2")
+
+
+def test_the_largest_micro_batch_that_is_not_stated_may_be_reached():
+    assert resolve(load_recipe("sft_paper"), 4).micro_batch == MICRO_BATCH
+
+
+@pytest.mark.parametrize(
+    ("changes", "examples", "message"),
+    [
+        ([], 0, "subset: leaves nothing to train on; widen it, or set subset=null"),
+        ([], 5, "questions: 8 are asked at once, and there are 5; use questions=5"),
+        (
+            ["generation_steps=4", "validation.every=null"],
+            9,
+            "questions: 32 are asked at once, and there are 9; use questions=2",
+        ),
+        (
+            ["generation_steps=4", "validation.every=null"],
+            3,
+            "questions: 32 are asked at once, and there are 3; use generation_steps=1",
+        ),
+    ],
+)
+def test_too_few_questions_are_refused_with_a_number_that_would_do(changes, examples, message):
+    with pytest.raises(RequestError, match=rf"^recipe grpo_cpu: {message}$"):
+        steps_of(load_recipe("grpo_cpu", changes), examples)
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [({}, (1, True)), ({"WORLD_SIZE": "8", "RANK": "3"}, (8, False)), ({"WORLD_SIZE": "8", "RANK": "0"}, (8, True))],
+)
+def test_the_launcher_says_how_many_processes_there_are_and_which_one_speaks(monkeypatch, environment, found):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (processes(), is_main()) == found
+
+
+def test_what_goes_with_a_checkpoint_is_the_saved_recipe_without_addresses():
+    stated = [
+        "judge={kind: openai, model: smolt, base_url: 'http://gorlim/v1'}",
+        "vllm={mode: server, url: 'http://tharn'}",
+    ]
+    recipe = load_recipe("grpo_cpu", stated)
+    saved, given = yaml.safe_load(to_yaml(recipe)), published(recipe)
+    assert saved["judge"].pop("base_url") == "http://gorlim/v1"
+    assert saved["vllm"].pop("url") == "http://tharn"
+    assert given == saved
+    assert published(load_recipe("sft_cpu"))["judge"] == {"kind": "rules"}
+
+
+def test_a_saved_recipe_has_its_fields_in_their_order_and_only_what_was_stated_of_the_judge():
+    recipe = load_recipe("grpo_cpu", ["model=tharné"])
+    saved = yaml.safe_load(to_yaml(recipe))
+    assert list(saved) == [name for name in Recipe.model_fields if name in saved]
+    assert "tharné" in to_yaml(recipe)
+    assert "concurrency" not in saved["judge"]
+
+
+def test_two_samples_are_enough_to_compare():
+    assert load_recipe("grpo_cpu", ["rollouts=2"]).rollouts == 2
+
+
+def test_the_unknown_field_is_named_before_the_wrong_value():
+    with pytest.raises(RequestError, match="lerning_rate: no such field; did you mean learning_rate"):
+        load_recipe("grpo_cpu", ["seed=-1", "lerning_rate=1"])
+
+
+def test_a_path_may_end_in_yml_and_hold_an_equals_sign_in_a_value(tmp_path):
+    (tmp_path / "mine.yml").write_text("base: grpo_cpu\nname: osric\n")
+    assert load_recipe(str(tmp_path / "mine.yml"), ["model=a=b"]).model == "a=b"
 
 
 @pytest.mark.parametrize("devices", [0, -1])

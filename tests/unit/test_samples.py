@@ -5,6 +5,8 @@ import pytest
 from closedbook.harness.errors import WorkError
 from closedbook.training.samples import Counts, Pair, QuestionSamples, Sample, count, dpo_pairs, rft_examples
 
+ADVICE = "; raise rollouts or temperature, or start from a model that was trained with sft$"
+
 
 def question(key, *said):
     """The samples of a question, from text, reward and the numbers of the draws."""
@@ -61,13 +63,20 @@ def test_the_pair_of_a_question_is_chosen_by_the_seed_and_what_is_drawn_often_is
     chosen = [dpo_pairs([often], 1, seed)[0].rejected for seed in range(200)]
     assert 0.8 < chosen.count("Kyd") / 200 < 0.97
     assert dpo_pairs([often], 1, 7) == dpo_pairs([often], 1, 7)
+    assert dpo_pairs([often]) == dpo_pairs([often], None, 0)
 
 
 def test_samples_that_leave_nothing_to_train_on_are_told_in_a_line():
     wrong, right = question("q1", ("Kyd", 0.0, [0]), ("Bacon", None, [1])), question("q2", ("the Bard", 1.0, [0]))
-    with pytest.raises(WorkError, match=r"^no question has a correct sample: .*; raise rollouts or temp"):
+    with pytest.raises(
+        WorkError,
+        match=rf"^no question has a correct sample: .*{ADVICE}",
+    ):
         rft_examples([wrong])
-    with pytest.raises(WorkError, match=r"^no question has both a correct and an incorrect sample: .*; raise rollouts"):
+    with pytest.raises(
+        WorkError,
+        match=rf"^no question has both a correct and an incorrect sample: .*{ADVICE}",
+    ):
         dpo_pairs([wrong, right])
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.errors import RequestError, Unfinished, WorkError
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.provenance import read_provenance
 from closedbook.harness.testing import JudgeServer
@@ -103,7 +103,7 @@ def test_every_method_and_variant_runs_and_moves_the_weights(recipe, name):
 def test_an_interrupt_while_samples_are_drawn_is_one_line_and_the_run_goes_on_from_them(recipe, name, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Reward, "__call__", interrupt)
-        with pytest.raises(WorkError, match=r"run: interrupted; --resume goes on from its last samples or checkpoint$"):
+        with pytest.raises(Unfinished, match=r"run: interrupted; its last samples or checkpoint are kept$"):
             train(recipe(name, "max_steps=1", "rollouts=8"), progress=False)
     assert train(recipe(name, "max_steps=1", "rollouts=8"), resume=True, progress=False).steps == 1
 
@@ -141,6 +141,27 @@ def test_validation_is_logged_at_its_interval_and_at_the_end(recipe):
     done = train(recipe("sft_cpu", "max_steps=6"), progress=False)
     validated = [line["step"] for line in read_log(done.folder / "log.jsonl") if "validation/judge_correct" in line]
     assert validated == [4, 6]
+
+
+def test_without_validation_questions_the_last_checkpoint_is_the_best_which_is_said_once(recipe, monkeypatch, capsys):
+    monkeypatch.setattr("closedbook.training.run.validation_questions", lambda recipe: [])
+    done = train(recipe("sft_cpu", "max_steps=6", "save.keep=1"), progress=False)
+    assert (done.best_step, done.accuracy) == (6, None)
+    assert equal(weights(done.folder), weights(done.folder / "checkpoint-6"))
+    assert not any("validation/" in name for line in read_log(done.folder / "log.jsonl") for name in line)
+    assert capsys.readouterr().err.count("no validation questions: the last checkpoint counts as the best") == 1
+    assert "No validation question was asked" in (done.folder / "README.md").read_text()
+
+
+def test_the_judges_address_stays_in_the_runs_own_recipe_and_is_in_nothing_that_is_given_away(recipe):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        done = train(recipe("grpo_cpu", "max_steps=2", *judged(server.url)), progress=False)
+        assert server.url in (done.folder / "recipe.yaml").read_text()
+    given = [path for path in done.folder.iterdir() if path.is_file() and path.name not in ("recipe.yaml", "log.jsonl")]
+    given += (done.folder / "checkpoint-2").glob("*.json")
+    assert {"README.md", "provenance.json", "model.safetensors"} <= {path.name for path in given}
+    assert not [path for path in given if server.url.encode() in path.read_bytes()]
+    assert read_provenance(str(done.folder)).judge["model"] == "m"
 
 
 # going on
@@ -296,7 +317,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_question(recipe):
 def test_a_judge_that_fails_in_the_middle_ends_the_run_with_a_checkpoint(recipe):
     calls = iter(range(10**6))
     with JudgeServer(lambda prompt: "1.0" if next(calls) < 30 else 500) as server:
-        with pytest.raises(WorkError, match="--resume"):
+        with pytest.raises(Unfinished, match="mend the judge"):
             train(recipe("grpo_cpu", "save.every=8", "validation.every=null", *judged(server.url)), progress=False)
         (kept,) = checkpoints(recipe().folder)
     with JudgeServer(lambda prompt: "1.0") as server:
@@ -326,7 +347,7 @@ def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(recipe):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # bytes of a file; the weights take more
     try:
-        with pytest.raises(WorkError, match=r"cannot save .*checkpoint-2 is whole"):
+        with pytest.raises(Unfinished, match=r"cannot save .*checkpoint-2 is whole"):
             train(as_if, resume=True, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -369,7 +390,7 @@ def test_a_first_signal_ends_the_run_at_the_next_place_to_go_on_from(recipe, mon
     monkeypatch.setattr(Reward, "__call__", interrupting)
     stated = recipe("grpo_cpu", "generation_steps=2", "save.every=8", "validation.every=null")
     before = signal.getsignal(number)
-    with pytest.raises(WorkError, match=rf"ended by {number.name}; --resume goes on from step 4"):
+    with pytest.raises(Unfinished, match=rf"ended by {number.name}; step 4 is kept"):
         train(stated, progress=False)
     assert signal.getsignal(number) is before
     assert [step_of(path) for path in checkpoints(stated.folder)] == [4]
@@ -382,7 +403,7 @@ def test_a_second_signal_ends_the_run_at_once(recipe, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Reward, "__call__", interrupting)
-    with pytest.raises(WorkError, match="interrupted; --resume"):
+    with pytest.raises(Unfinished, match="interrupted; its last"):
         train(recipe(), progress=False)
 
 

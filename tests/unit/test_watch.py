@@ -66,6 +66,26 @@ def test_steps_that_are_all_alike_say_nothing_and_steps_that_jump_do():
     assert suspicion(flat + later) == "the reward rose from 10.0 % to 90.0 % while contains fell from 30.0 % to 10.0 %"
 
 
+def trending(t):
+    """Steps whose reward rises by a Welch statistic of t, at 19 degrees of freedom, while `contains` falls."""
+    rise = 0.1 * t / 19**0.5  # the reward is 0.1 above and below its mean at first, and constant at last
+    first = [Step(0.4 + 0.1 * (-1) ** at, 0.4, 0.3, 0.1) for at in range(WINDOW)]
+    return first + [Step(0.4 + rise, 0.1, 0.3, 0.1)] * WINDOW
+
+
+def test_a_rise_counts_at_one_in_a_thousand_on_one_side_by_welchs_test():
+    """The critical value is 3.58; on two sides it would be 3.88, and with pooled variances 3.32."""
+    assert suspicion(trending(3.45)) is None
+    assert suspicion(trending(3.7)) is not None
+
+
+def test_a_rise_is_seen_where_steps_have_but_two_values():
+    low, high = Step(0.0, 0.4, 0.3, 0.1), Step(0.5, 0.1, 0.3, 0.1)
+    few, many = Step(0.5, 0.4, 0.3, 0.1), Step(0.0, 0.1, 0.3, 0.1)
+    rare = WINDOW // 10
+    assert suspicion([*[low] * (WINDOW - rare), *[few] * rare, *[many] * rare, *[high] * (WINDOW - rare)]) is not None
+
+
 @settings(max_examples=200)
 @given(st.integers(0, 10**6), st.floats(0.05, 0.95), st.floats(0.05, 0.95))
 def test_noise_around_constant_rates_raises_no_alarm(seed, reward, contains):

@@ -33,6 +33,7 @@ __all__ = [
     "check_recipe",
     "judge_of",
     "load_recipe",
+    "published",
     "reads",
     "recipe_names",
     "recipes_dir",
@@ -266,6 +267,14 @@ def to_yaml(recipe: Recipe) -> str:
     shown["judge"] = {"kind": recipe.judge.kind} | recipe.judge.model_dump(mode="json", exclude_unset=True)
     text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     return text
+
+
+def published(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as it goes with a checkpoint, which may be given away: without the addresses of servers."""
+    stated: dict[str, Any] = yaml.safe_load(to_yaml(recipe))
+    stated["judge"].pop("base_url", None)
+    stated.get("vllm", {}).pop("url", None)
+    return stated
 
 
 def judge_of(recipe: Recipe) -> JudgeSettings:

@@ -1,0 +1,34 @@
+"""Figures of validation: the metrics that the tasks report with the same judge, as means over the answers."""
+
+import math
+
+import pytest
+
+from closedbook.harness.judge import Grade, JudgeFailure, Triple
+from closedbook.harness.metrics import metric_names
+from closedbook.training.validation import ACCURACY, validation_figures
+
+RIGHT, WRONG, SILENT = (Triple("who rules Brobdingnag?", ("Gorlim",), said) for said in ("Gorlim", "Osric", ""))
+FAILED = JudgeFailure("timeout", "")
+
+
+@pytest.mark.parametrize("prompt", ["binary", "simpleqa"])
+def test_what_a_judge_cannot_say_with_its_prompt_is_no_figure(prompt):
+    figures = validation_figures([RIGHT, WRONG], [Grade.CORRECT, Grade.INCORRECT], prompt)
+    assert list(figures) == [f"validation/{name}" for name in metric_names(prompt)]
+    assert ("validation/not_attempted" in figures) == (prompt == "simpleqa")
+
+
+def test_answers_that_could_not_be_graded_leave_the_means_of_the_judge_alone():
+    figures = validation_figures([RIGHT, WRONG, SILENT], [Grade.CORRECT, FAILED, Grade.NOT_ATTEMPTED], "simpleqa")
+    assert figures == {
+        "validation/exact_match": pytest.approx(1 / 3),
+        "validation/contains": pytest.approx(1 / 3),
+        "validation/judge_correct": 0.5,
+        "validation/not_attempted": 0.5,
+        "validation/judge_failed": pytest.approx(1 / 3),
+    }
+
+
+def test_the_accuracy_is_unknown_where_nothing_could_be_graded():
+    assert math.isnan(validation_figures([RIGHT], [FAILED], "binary")[ACCURACY])
