@@ -263,9 +263,9 @@ def _compare(
     todo = ((at, chunk) for at, chunk in enumerate(chunks(read_rows(train, columns))) if at in missing)
     left = len(missing)
     watch(max(0, rows - left * CHUNK), rows)
-    with closing(compared(todo, questions, workers_for(left))) as finished:  # its workers end here, whatever happens
-        for at, part in finished:
-            parts.save(at, part)
+    # its workers end here, whatever happens
+    with closing(compared(todo, questions, parts, workers_for(left))) as finished:
+        for _ in finished:
             left -= 1
             watch(max(0, rows - left * CHUNK), rows)
 

@@ -1,6 +1,8 @@
 """Chunks of training rows are compared on as many processes as there are processors.
 
-What surprises: no worker outlives the main process, even one that is killed.
+What surprises: no worker outlives the main process, even one that is killed. And a worker saves what it found itself
+and hands back a number only: a larger message takes several writes, and a worker that is ended between two of them
+would leave the main process waiting for the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from closedbook.harness.dedup.own_matching import Matcher
-from closedbook.harness.dedup.own_parts import Part
+from closedbook.harness.dedup.own_parts import Parts
 from closedbook.harness.dedup.own_rows import Row
 from closedbook.harness.errors import WorkError
 from closedbook.harness.questions import Question
@@ -50,28 +52,34 @@ def _start_worker(questions: Sequence[Question], alive: Connection) -> None:
     _matcher = Matcher(questions)
 
 
-def _work(rows: list[Row]) -> Part:
+def _work(parts: Parts, at: int, rows: list[Row]) -> int:
     assert _matcher is not None  # _start_worker ran
-    return _matcher.compare(rows)
+    parts.save(at, _matcher.compare(rows))
+    return at
 
 
 def compared(
-    todo: Iterator[Numbered], questions: Sequence[Question], workers: int
-) -> Generator[tuple[int, Part], None, None]:
-    """The parts of numbered chunks, as they are finished; by this process alone where there is one worker.
+    todo: Iterator[Numbered], questions: Sequence[Question], parts: Parts, workers: int
+) -> Generator[int, None, None]:
+    """Compare numbered chunks and save what is found; by this process alone where there is one worker.
+
+    Yields:
+        The number of each chunk, once it is saved.
 
     Raises:
-        WorkError: A worker was ended from outside, as happens where memory is short.
+        WorkError: A part cannot be saved, or a worker was ended from outside, as happens where memory is short.
     """
     if workers < 2:
         matcher = cache(lambda: Matcher(questions))  # not made where nothing is to do
-        yield from ((at, matcher().compare(rows)) for at, rows in todo)
+        for at, rows in todo:
+            parts.save(at, matcher().compare(rows))
+            yield at
         return
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(workers, context, _start_worker, (questions, theirs))
     try:
-        yield from _shared_out(executor, todo, 2 * workers)
+        yield from _shared_out(executor, todo, parts, 2 * workers)
         executor.shutdown()
     except BrokenProcessPool as error:
         raise WorkError("a worker process was ended, short of memory? The same command again goes on") from error
@@ -80,16 +88,15 @@ def compared(
         executor.shutdown(cancel_futures=True)
 
 
-def _shared_out(executor: ProcessPoolExecutor, todo: Iterator[Numbered], most: int) -> Iterator[tuple[int, Part]]:
-    """Give chunks to the workers, no more at once than `most`, and hand on what they find."""
-    pending: dict[Future[Part], int] = {}
+def _shared_out(executor: ProcessPoolExecutor, todo: Iterator[Numbered], parts: Parts, most: int) -> Iterator[int]:
+    """Give chunks to the workers, no more at once than `most`, and hand on which are done."""
+    pending: set[Future[int]] = set()
     while True:
-        for at, rows in islice(todo, most - len(pending)):
-            pending[executor.submit(_work, rows)] = at
+        pending.update(executor.submit(_work, parts, at, rows) for at, rows in islice(todo, most - len(pending)))
         if not pending:
             return
-        for done in wait(pending, return_when=FIRST_COMPLETED).done:
-            yield pending.pop(done), done.result()
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        yield from (future.result() for future in done)
 
 
 def workers_for(todo: int) -> int:

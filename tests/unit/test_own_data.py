@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -414,6 +416,14 @@ def test_the_number_of_workers_changes_nothing(tmp_path, rows, monkeypatch):
     assert files(run(train, out=tmp_path / "one").folder) == several
 
 
+def test_a_worker_hands_back_so_little_that_none_is_ended_halfway(tmp_path, asked, rows, monkeypatch):
+    monkeypatch.setattr(own_workers, "_matcher", Matcher(asked))
+    theirs = [Row(n, "x" * 1000, row["question"], (row["answer"],)) for n, row in enumerate(rows * 9, start=1)]
+    handed_back = pickle.dumps(own_workers._work(Parts(tmp_path), 7, theirs))
+    assert Parts(tmp_path).load(7) == Matcher(asked).compare(theirs)
+    assert Parts(tmp_path).path(7).stat().st_size > select.PIPE_BUF > 4 * len(handed_back)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 10, 11])
 def test_the_length_of_chunks_changes_nothing(tmp_path, rows, monkeypatch, chunk):
     monkeypatch.setattr(own_workers, "MOST_WORKERS", 1)
@@ -561,7 +571,7 @@ def test_ctrl_c_ends_all_processes_and_shows_no_traceback(tmp_path, started):
     os.killpg(started.pid, signal.SIGINT)
     _, err = started.communicate(timeout=60)
     assert started.returncode not in (0, None)
-    assert not err
+    assert "Traceback" not in err
     assert ends(started.pid)
     assert list((tmp_path / "out" / ".parts").glob("0*.json"))
 
