@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import pickle
 import select
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -419,7 +419,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path, rows, monkeypatch):
 def test_a_worker_hands_back_so_little_that_none_is_ended_halfway(tmp_path, asked, rows, monkeypatch):
     monkeypatch.setattr(own_workers, "_matcher", Matcher(asked))
     theirs = [Row(n, "x" * 1000, row["question"], (row["answer"],)) for n, row in enumerate(rows * 9, start=1)]
-    handed_back = pickle.dumps(own_workers._work(Parts(tmp_path), 7, theirs))
+    handed_back = ForkingPickler.dumps(own_workers._work(Parts(tmp_path), 7, theirs))
     assert Parts(tmp_path).load(7) == Matcher(asked).compare(theirs)
     assert Parts(tmp_path).path(7).stat().st_size > select.PIPE_BUF > 4 * len(handed_back)
 
