@@ -755,11 +755,14 @@ def dedup_run(
         out,
     )
     shown = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*shown, console=people, transient=True, disable=not people.is_terminal) as bar:
-        task = bar.add_task("reading rows", total=None)
-        done = find_matches(
-            request, lambda rows, of: bar.update(task, description="comparing rows", completed=rows, total=of)
-        )
+    try:
+        with Progress(*shown, console=people, transient=True, disable=not people.is_terminal) as bar:
+            task = bar.add_task("reading rows", total=None)
+            done = find_matches(
+                request, lambda rows, of: bar.update(task, description="comparing rows", completed=rows, total=of)
+            )
+    except KeyboardInterrupt:
+        raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
     if as_json:
         print_json(done.report)
     else:

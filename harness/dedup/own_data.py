@@ -16,10 +16,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,20 @@ from closedbook.harness.dedup.candidates import RETRIEVAL
 from closedbook.harness.dedup.own_matching import BY_WORDS
 from closedbook.harness.dedup.own_parts import Part, Parts, alone
 from closedbook.harness.dedup.own_rows import (
+    CHUNK,
     LONGEST,
     Columns,
     HubSet,
-    Row,
     choose_columns,
+    chunks_of,
     fetched,
     file_digest,
     format_of,
     is_hub_id,
-    read_rows,
     require_readable,
     survey,
 )
-from closedbook.harness.dedup.own_workers import compared, workers_for
+from closedbook.harness.dedup.own_workers import Work, compare
 from closedbook.harness.dedup.rules import RULES
 from closedbook.harness.errors import RequestError, WorkError, one_line
 from closedbook.harness.files import write_text, written_aside
@@ -48,7 +47,6 @@ from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.questions import Question
 from closedbook.harness.sources import benchmark, benchmarks
 
-CHUNK = 2_000  # rows that are compared, saved and lost together
 MATCHES, REPORT = "matches.jsonl", "report.json"
 SPLITS = {"test": ("test",), "validation": ("validation",), "both": ("test", "validation")}
 
@@ -102,16 +100,6 @@ class Outcome:
     report: Mapping[str, Any]
     folder: Path
     filtered: Path
-
-
-def chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Rows in chunks of equal length; the last one may be shorter."""
-    while chunk := list(islice(rows, CHUNK)):
-        yield chunk
-
-
-def _chunks_of(rows: int) -> int:
-    return -(-rows // CHUNK)
 
 
 class Tally:
@@ -247,7 +235,7 @@ def find_matches(request: Request, watch: Watch = lambda done, total: None) -> O
     with alone(request.folder):
         parts.begin(json.dumps(inputs, indent=2) + "\n")
         questions = [q for name in names for split in SPLITS[request.split] for q in load_questions(name, split)]
-        _compare(train, columns, seen.rows, questions, parts, watch)
+        _compare(Work(train, columns, questions, parts), seen.rows, watch)
         if file_digest(train) != inputs["train"]["sha256"]:
             raise WorkError(f"{train} changed while it was read; run the same command again")
         return _write(
@@ -255,16 +243,12 @@ def find_matches(request: Request, watch: Watch = lambda done, total: None) -> O
         )
 
 
-def _compare(
-    train: Path, columns: Columns, rows: int, questions: Sequence[Question], parts: Parts, watch: Watch
-) -> None:
+def _compare(work: Work, rows: int, watch: Watch) -> None:
     """Compare the chunks that are not compared yet, and save them."""
-    missing = {at for at in range(_chunks_of(rows)) if not parts.path(at).is_file()}
-    todo = ((at, chunk) for at, chunk in enumerate(chunks(read_rows(train, columns))) if at in missing)
+    missing = [at for at in range(chunks_of(rows)) if not work.parts.path(at).is_file()]
     left = len(missing)
     watch(max(0, rows - left * CHUNK), rows)
-    # its workers end here, whatever happens
-    with closing(compared(todo, questions, parts, workers_for(left))) as finished:
+    with closing(compare(work, missing)) as finished:  # its processes end here, whatever happens
         for _ in finished:
             left -= 1
             watch(max(0, rows - left * CHUNK), rows)
@@ -275,7 +259,7 @@ def _write(folder: Path, train: Path, parts: Parts, rows: int, report: Callable[
     tally = Tally(rows)
     names = filtered, matches, last = results(train)
     with written_aside(parts.folder / matches) as lines:
-        for part in parts.all(_chunks_of(rows)):
+        for part in parts.all(chunks_of(rows)):
             tally.add(part)
             lines.writelines(json.dumps(match._asdict()) + "\n" for match in part.matches)
     format_of(train).keep(train, parts.folder / filtered, tally.marked)

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -41,6 +41,7 @@ LONGEST = 2_000  # characters of a question or an answer that are compared; the 
 MOST = 1_000  # answers of a row that are compared
 LONGEST_CELL = 1 << 28  # characters of a CSV cell: more is a quote that was never closed
 BATCH = 8_192  # rows of a parquet file that are held at once
+CHUNK = 2_000  # rows that are compared, saved and lost together
 
 Record = Mapping[str, Any]
 
@@ -338,6 +339,24 @@ def read_rows(path: Path, columns: Columns) -> Iterator[Row]:
     """
     records = format_of(path).records(path, columns.named)
     return (row_of(number, record, columns) for number, record in enumerate(records, start=1))
+
+
+def chunks_of(rows: int) -> int:
+    """How many chunks so many rows make."""
+    return -(-rows // CHUNK)
+
+
+def read_chunks(path: Path, columns: Columns, wanted: Collection[int]) -> Iterator[tuple[int, list[Row]]]:
+    """The chunks of these numbers, counted from 0, in order; the last one of a file may be shorter.
+
+    Raises:
+        RequestError: The file cannot be read, or a line is malformed; the message names the line.
+    """
+    rows, numbers = read_rows(path, columns), frozenset(wanted)
+    for at in range(max(numbers, default=-1) + 1):
+        chunk = list(islice(rows, CHUNK))
+        if chunk and at in numbers:
+            yield at, chunk
 
 
 def survey(path: Path, columns: Columns) -> Survey:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import multiprocessing
 import os
-import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from closedbook.harness import cli
-from closedbook.harness.dedup import own_data, own_matching, own_workers
+from closedbook.harness.dedup import own_data, own_matching, own_rows, own_workers
 from closedbook.harness.dedup.own_data import Outcome, Request, find_matches
 from closedbook.harness.dedup.own_matching import Matcher, row_question
 from closedbook.harness.dedup.own_parts import Parts
@@ -410,18 +410,72 @@ def many(path: Path, rows: Rows, count: int) -> Path:
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path, rows, monkeypatch):
-    train = many(tmp_path / "t.jsonl", rows, 3 * own_data.CHUNK)
+    train = many(tmp_path / "t.jsonl", rows, 3 * own_rows.CHUNK)
     several = files(run(train, out=tmp_path / "several").folder)
     monkeypatch.setattr(own_workers, "MOST_WORKERS", 1)
     assert files(run(train, out=tmp_path / "one").folder) == several
 
 
-def test_a_worker_hands_back_so_little_that_none_is_ended_halfway(tmp_path, asked, rows, monkeypatch):
-    monkeypatch.setattr(own_workers, "_matcher", Matcher(asked))
-    theirs = [Row(n, "x" * 1000, row["question"], (row["answer"],)) for n, row in enumerate(rows * 9, start=1)]
-    handed_back = ForkingPickler.dumps(own_workers._work(Parts(tmp_path), 7, theirs))
-    assert Parts(tmp_path).load(7) == Matcher(asked).compare(theirs)
-    assert Parts(tmp_path).path(7).stat().st_size > select.PIPE_BUF > 4 * len(handed_back)
+@pytest.fixture
+def work(tmp_path, rows, asked, monkeypatch) -> own_workers.Work:
+    """Six chunks for two workers."""
+    monkeypatch.setattr(own_workers, "workers_for", lambda chunks: 2)
+    (tmp_path / "parts").mkdir()
+    train = many(tmp_path / "t.jsonl", rows, 6 * own_rows.CHUNK)
+    return own_workers.Work(train, Columns("question", "answer"), asked, Parts(tmp_path / "parts"))
+
+
+def test_workers_do_each_wanted_chunk_once_and_no_other(work):
+    assert sorted(own_workers.compare(work, [0, 2, 5])) == [0, 2, 5]
+    assert sorted(files(work.parts.folder)) == [work.parts.path(at).name for at in (0, 2, 5)]
+    assert not multiprocessing.active_children()
+
+
+def test_no_worker_outlives_a_loop_that_ends_early(work):
+    finished = own_workers.compare(work, range(6))
+    next(finished)
+    assert len(multiprocessing.active_children()) == 2
+    finished.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_ended_from_outside_is_an_error_that_names_the_way_on(work):
+    finished = own_workers.compare(work, range(6))
+    next(finished)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(
+        WorkError, match=r"^a worker process was ended \(exit code -9\).* The same command again goes on$"
+    ):
+        list(finished)
+
+
+def test_workers_that_are_ended_before_they_hear_what_to_do_are_the_same_error(work, monkeypatch):
+    """The questions do not fit into what a connection holds, so that nobody reads the rest of them."""
+    started = own_workers._workers
+
+    @contextmanager
+    def ended(count: int) -> Iterator[Any]:
+        with started(count) as workers:
+            for worker in workers.values():
+                worker.kill()
+            yield workers
+
+    monkeypatch.setattr(own_workers, "_workers", ended)
+    with pytest.raises(WorkError, match="worker process was ended"):
+        list(own_workers.compare(work._replace(questions=[*work.questions] * 20), range(6)))
+
+
+def test_what_goes_wrong_in_a_worker_is_said_as_if_it_went_wrong_here(work):
+    work.parts.path(4).mkdir()
+    with pytest.raises(RequestError, match=rf"^cannot write {work.parts.path(4)}"):
+        list(own_workers.compare(work, range(6)))
+    assert not multiprocessing.active_children()
+
+
+def set_chunk(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    for module in (own_data, own_rows):
+        monkeypatch.setattr(module, "CHUNK", rows)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10, 11])
@@ -429,7 +483,7 @@ def test_the_length_of_chunks_changes_nothing(tmp_path, rows, monkeypatch, chunk
     monkeypatch.setattr(own_workers, "MOST_WORKERS", 1)
     train = jsonl(tmp_path / "t.jsonl", [*rows, {"answer": "no question"}])
     usual = files(run(train, out=tmp_path / "usual").folder)
-    monkeypatch.setattr(own_data, "CHUNK", chunk)
+    set_chunk(monkeypatch, chunk)
     assert files(run(train, out=tmp_path / "other").folder) == usual
 
 
@@ -443,7 +497,7 @@ def test_the_limit_of_what_is_remembered_changes_nothing(asked, rows, monkeypatc
 @pytest.fixture
 def stopped(tmp_path, rows, monkeypatch) -> Path:
     """A training set of two chunks, the first of which was compared when its run was stopped."""
-    monkeypatch.setattr(own_data, "CHUNK", 5)
+    set_chunk(monkeypatch, 5)
     monkeypatch.setattr(own_workers, "MOST_WORKERS", 1)
     train = jsonl(tmp_path / "t.jsonl", rows)
 
@@ -513,20 +567,46 @@ def command(train: Path, out: Path) -> list[str]:
 def heeds_ctrl_c() -> None:
     """A shell's background job ignores Ctrl-C, and so would all that these tests start in one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+Started = Callable[[], subprocess.Popen[str]]
 
 
 @pytest.fixture
-def started(tmp_path, rows) -> Iterator[subprocess.Popen[str]]:
-    """A run in a session of its own that has saved a chunk and is not done."""
-    train = many(tmp_path / "t.jsonl", rows, 20 * own_data.CHUNK)
-    process = subprocess.Popen(command(train, tmp_path / "out"), start_new_session=True, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heeds_ctrl_c)  # fmt: skip
+def start(tmp_path, rows) -> Iterator[Started]:
+    """Starts a run of twenty chunks in a session of its own."""
+    train = many(tmp_path / "t.jsonl", rows, 20 * own_rows.CHUNK)
+    started: list[subprocess.Popen[str]] = []
+
+    def go() -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                command(train, tmp_path / "out"),
+                start_new_session=True,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                preexec_fn=heeds_ctrl_c,
+                env=os.environ | {"PYTHONFAULTHANDLER": "1"},
+            )
+        )
+        return started[-1]
+
+    yield go
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def started(tmp_path, start: Started) -> subprocess.Popen[str]:
+    """A run that has saved a chunk and is not done."""
+    process = start()
     while not list((tmp_path / "out" / ".parts").glob("0*.json")):
         assert process.poll() is None
         time.sleep(0.02)
-    yield process
-    process.kill()
-    process.communicate()
+    return process
 
 
 def alive(session: int) -> list[str]:
@@ -567,13 +647,35 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, started):
     )
 
 
-def test_ctrl_c_ends_all_processes_and_shows_no_traceback(tmp_path, started):
-    os.killpg(started.pid, signal.SIGINT)
-    _, err = started.communicate(timeout=60)
-    assert started.returncode not in (0, None)
-    assert "Traceback" not in err
-    assert ends(started.pid)
+def interrupted(process: subprocess.Popen[str]) -> str:
+    """What a run says of Ctrl-C, before all its processes end; where it does not end, what each thread does."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        _, said = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        left = alive(process.pid)
+        os.killpg(process.pid, signal.SIGABRT)
+        pytest.fail(f"{left} of {process.pid} do not end: {process.communicate()[1]}")
+    assert process.returncode == 1
+    assert ends(process.pid)
+    return said
+
+
+def test_ctrl_c_ends_all_processes_and_says_what_goes_on(tmp_path, started):
+    assert interrupted(started).endswith(
+        f"interrupted; the same command goes on from what is kept in {tmp_path / 'out'}\n"
+    )
     assert list((tmp_path / "out" / ".parts").glob("0*.json"))
+
+
+def test_ctrl_c_while_workers_start_shows_no_traceback(start):
+    process = start()
+    while len(alive(process.pid)) < 3:  # itself, the tracker of resources, and a worker
+        assert process.poll() is None
+        time.sleep(0.001)
+    said = interrupted(process)
+    assert len(said.splitlines()) == 1
+    assert "interrupted; the same command goes on" in said
 
 
 @pytest.mark.parametrize(("start", "flags", "code"), [(0, [], 0), (1, [], 0), (0, ["--fail-on-match"], 0),
