@@ -7,7 +7,7 @@ Estimate(value=0.3, low=0.21894885294932764, high=0.39584854633346667, n=100)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 RESAMPLES = 10_000
+AT_ONCE = 500  # resamples held in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,65 @@ def mean_over_tasks(parts: Sequence[Estimate]) -> Estimate:
     variance = sum(value * (1 - value) / part.n for value, part in zip(values, parts, strict=True)) / len(values) ** 2
     reach = Z * math.sqrt(variance)
     return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach), n)
+
+
+def bootstrapped_means(table: Sequence[Sequence[float]], groups: Sequence[Hashable] | None = None) -> list[Estimate]:
+    """The mean of each column over cases, with a percentile bootstrap interval over cases; n is the number of cases.
+
+    Cases of one group are drawn together: questions that ask for one fact are not independent. Without an interval
+    where all groups have the same mean, as where no answer is right: the bootstrap then knows nothing of the
+    uncertainty. Seeded, so that a table gives the same figures each time.
+
+    Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13; groups as in Field and Welsh,
+    "Bootstrapping clustered data", Journal of the Royal Statistical Society B 69 (2007).
+
+    Args:
+        table: Of shape (cases, columns), at least one case.
+        groups: Of each case; each stands for itself where none are given.
+    """
+    import numpy as np
+
+    cases = np.asarray(table, dtype=float)
+    names = range(len(cases)) if groups is None else groups
+    numbers: dict[Hashable, int] = {}
+    of = np.array([numbers.setdefault(name, len(numbers)) for name in names])
+    sums = np.zeros((len(numbers), cases.shape[1]))
+    np.add.at(sums, of, cases)
+    sizes = np.bincount(of)
+    chance, drawn = np.random.default_rng(0), []
+    for _ in range(RESAMPLES // AT_ONCE):
+        times = chance.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=AT_ONCE)
+        drawn.append(times @ sums / (times @ sizes)[:, None])
+    low, high = np.quantile(np.vstack(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    alike = np.ptp(sums / sizes[:, None], axis=0) == 0
+    return [
+        Estimate(float(mean), None if same else float(below), None if same else float(above), len(cases))
+        for mean, below, above, same in zip(cases.mean(axis=0), low, high, alike, strict=True)
+    ]
+
+
+def detectable(n: int, changed: float, power: float = 0.8) -> float | None:
+    """The smallest difference of two accuracies that McNemar's test at 5 % would find with that power.
+
+    Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43 (1987).
+
+    Args:
+        n: Questions.
+        changed: Share of them that are right in one run only.
+        power: Chance to find it.
+
+    Returns:
+        None where even a difference of `changed`, all of them in one direction, would not be found.
+    """
+    from scipy.optimize import brentq
+
+    certain, wanted = Z, NormalDist().inv_cdf(power)
+
+    def missing(difference: float) -> float:
+        reach = certain * math.sqrt(changed) + wanted * math.sqrt(max(0.0, changed - difference**2))
+        return difference * math.sqrt(n) - reach
+
+    return float(brentq(missing, 0.0, changed)) if n and changed and missing(changed) > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Figures and their intervals."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from closedbook.harness.statistics import (
     Confusion,
     Estimate,
+    bootstrapped_means,
+    detectable,
     difference,
     holm,
     kappa,
@@ -133,3 +136,48 @@ def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1, 1]
     assert holm([]) == []
+
+
+def test_a_bootstrapped_mean_of_independent_cases_has_about_the_interval_of_wilson() -> None:
+    (mean,) = bootstrapped_means([[1.0]] * 300 + [[0.0]] * 700)
+    exact = wilson(300, 1000)
+    assert (mean.value, mean.n) == (0.3, 1000)
+    assert (mean.low, mean.high) == pytest.approx((exact.low, exact.high), abs=0.005)
+
+
+def test_cases_that_go_together_widen_the_interval() -> None:
+    """Ten copies of each case know no more than one."""
+    table = [[float(at % 3 == 0)] for at in range(60)]
+    (alone,) = bootstrapped_means(table)
+    (copied,) = bootstrapped_means(table * 10, groups=list(range(60)) * 10)
+    assert (copied.value, copied.low, copied.high) == pytest.approx((alone.value, alone.low, alone.high))
+
+
+def test_columns_are_resampled_together_and_estimated_apart() -> None:
+    right, wrong, twice = bootstrapped_means([[at % 4 == 0, at % 4 != 0, 2 * (at % 4 == 0)] for at in range(40)])
+    assert (right.value, wrong.value, twice.value) == (0.25, 0.75, 0.5)
+    assert (wrong.low, wrong.high) == pytest.approx((1 - (right.high or 0), 1 - (right.low or 0)))
+    assert twice.high == pytest.approx(2 * (right.high or 0))
+
+
+def test_cases_that_are_all_alike_have_no_interval() -> None:
+    assert bootstrapped_means([[0.0, 1.0]] * 5) == [Estimate(0.0, None, None, 5), Estimate(1.0, None, None, 5)]
+
+
+def test_the_detectable_difference_is_found_as_often_as_it_says() -> None:
+    n, changed, chance = 400, 0.2, random.Random(3)
+    difference = detectable(n, changed)
+    assert difference is not None
+    gain = (changed + difference) / 2
+    found = 0
+    for _ in range(400):
+        drawn = [chance.random() for _ in range(n)]
+        pairs = [(0.0, 1.0) if u < gain else (1.0, 0.0) if u < changed else (1.0, 1.0) for u in drawn]
+        found += paired([one for one, _ in pairs], [other for _, other in pairs]).p < 0.05
+    assert 0.70 <= found / 400 <= 0.87  # the exact test is a little more careful than the formula
+
+
+def test_more_questions_show_smaller_differences_and_too_few_show_none() -> None:
+    assert (detectable(4000, 0.2) or 1) < (detectable(400, 0.2) or 0)
+    assert detectable(10, 0.1) is None
+    assert detectable(100, 0.0) is detectable(0, 0.5) is None

@@ -1,0 +1,93 @@
+"""pass@k: how likely is it that one of k answers of a model is right, estimated from n samples of each question.
+
+What surprises: an answer that the judge failed on is neither right nor wrong. Such answers are left out, as if the
+judge failed at random; `bounds` says what the figure could be if it did not.
+
+    >>> pass_at_k(128, 1, 64)
+    0.5
+    >>> curve([Sampled(4, 1), Sampled(4, 4)], [1, 4])[0]
+    PassAtK(k=1, estimate=Estimate(value=0.625, low=0.25, high=1.0, n=2), bounds=(0.625, 0.625))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+from closedbook.harness.statistics import Estimate, bootstrapped_means
+
+
+class Sampled(NamedTuple):
+    """The samples of one question.
+
+    Attributes:
+        n: Samples that were graded.
+        right: Those of them that are right.
+        failed: Samples beside them that the judge failed on.
+    """
+
+    n: int
+    right: int
+    failed: int = 0
+
+
+class PassAtK(NamedTuple):
+    """A point of the curve: the mean over questions, and its lowest and highest value whatever failures hide."""
+
+    k: int
+    estimate: Estimate
+    bounds: tuple[float, float]
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """The chance that k of n samples, drawn without putting back, hold a right one: unbiased for k fresh samples.
+
+    Chen et al., "Evaluating large language models trained on code" (2021), arXiv 2107.03374, equation 1, as the product
+    that their appendix computes, which neither overflows nor cancels where n is large.
+
+    Raises:
+        ValueError: Not 0 <= right <= n, or not 1 <= k <= n.
+    """
+    if not 0 <= right <= n:
+        raise ValueError(f"{right} of {n} samples cannot be right")
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@{k} cannot be estimated from {n} samples")
+    if n - right < k:
+        return 1.0
+    missed = 1.0
+    for others in range(n - right + 1, n + 1):
+        missed *= 1 - k / others
+    return 1 - missed
+
+
+def curve(questions: Sequence[Sampled], ks: Sequence[int], groups: Sequence[Hashable] | None = None) -> list[PassAtK]:
+    """pass@k for each k: the mean over questions, with a bootstrap interval over questions.
+
+    Args:
+        questions: Their samples; one without any graded sample is not known and leaves mean and n.
+        ks: Any, in any order.
+        groups: Of each question, what is drawn together in the bootstrap, such as the fact that it asks for.
+
+    Raises:
+        ValueError: A k is above the graded samples of a question; draw more samples, or judge the failed ones again.
+    """
+    known = [question.n > 0 for question in questions]
+    table = [[pass_at_k(of.n, of.right, k) for k in ks] for of in questions if of.n]
+    drawn = None if groups is None else [group for group, kept in zip(groups, known, strict=True) if kept]
+    estimates = bootstrapped_means(table, drawn) if table else [Estimate(None, None, None, 0)] * len(ks)
+    return [PassAtK(k, estimate, _bounds(questions, k)) for k, estimate in zip(ks, estimates, strict=True)]
+
+
+def _bounds(questions: Sequence[Sampled], k: int) -> tuple[float, float]:
+    """The mean if every failed sample were wrong, and if every one were right; nothing is known of no questions."""
+    whole = [of for of in questions if of.n + of.failed]
+    if not whole:
+        return 0.0, 1.0
+    worst = sum(pass_at_k(of.n + of.failed, of.right, k) for of in whole)
+    best = sum(pass_at_k(of.n + of.failed, of.right + of.failed, k) for of in whole)
+    return worst / len(whole), best / len(whole)
+
+
+def first_k(points: Sequence[PassAtK], accuracy: float) -> int | None:
+    """The smallest k of a curve at which it reaches an accuracy; None where it does not."""
+    return min((point.k for point in points if (point.estimate.value or 0.0) >= accuracy), default=None)

@@ -1,0 +1,103 @@
+"""pass@k is what it says: the share of all subsets of k samples that hold a right one."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import comb
+
+from closedbook.harness.pass_at_k import Sampled, curve, first_k, pass_at_k
+
+TABLES = st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
+LARGE = st.integers(1, 5_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
+
+
+@given(TABLES)
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(table):
+    n, right, k = table
+    subsets = [any(at < right for at in subset) for subset in combinations(range(n), k)]
+    assert pass_at_k(n, right, k) == pytest.approx(sum(subsets) / len(subsets), abs=1e-12)
+
+
+@given(LARGE)
+def test_pass_at_k_of_many_samples_equals_the_exact_integers(table):
+    n, right, k = table
+    exact = 1 - comb(n - right, k, exact=True) / comb(n, k, exact=True)
+    assert pass_at_k(n, right, k) == pytest.approx(exact, abs=1e-9)
+    assert 0 <= pass_at_k(n, right, k) <= 1
+
+
+@given(LARGE)
+def test_more_tries_and_more_right_samples_never_lower_it(table):
+    n, right, k = table
+    if k < n:
+        assert pass_at_k(n, right, k) <= pass_at_k(n, right, k + 1) + 1e-12
+    if right < n:
+        assert pass_at_k(n, right, k) <= pass_at_k(n, right + 1, k) + 1e-12
+
+
+@given(LARGE)
+def test_all_samples_at_once_hold_a_right_one_if_there_is_one(table):
+    n, right, _ = table
+    assert pass_at_k(n, right, n) == (right > 0)
+    assert pass_at_k(n, right, 1) == pytest.approx(right / n)
+
+
+@pytest.mark.parametrize(("n", "right", "k"), [(4, 1, 5), (4, 1, 0), (4, 5, 1), (4, -1, 1), (0, 0, 1)])
+def test_what_cannot_be_estimated_is_refused(n, right, k):
+    with pytest.raises(ValueError, match="cannot be"):
+        pass_at_k(n, right, k)
+
+
+def test_a_curve_is_the_mean_over_questions():
+    points = curve([Sampled(4, 1), Sampled(8, 0), Sampled(4, 4)], [1, 2])
+    assert [point.k for point in points] == [1, 2]
+    assert [point.estimate.value for point in points] == pytest.approx([1.25 / 3, 1.5 / 3])
+    assert all(point.estimate.n == 3 for point in points)
+
+
+def test_failures_leave_the_mean_and_widen_the_bounds():
+    (point,) = curve([Sampled(2, 1, failed=2), Sampled(4, 0)], [1])
+    assert point.estimate.value == 0.25
+    assert point.bounds == (0.125, 0.375)
+
+
+def test_a_question_whose_samples_all_failed_is_not_known():
+    (point,) = curve([Sampled(0, 0, failed=4), Sampled(4, 2)], [2], groups=["a", "b"])
+    assert point.estimate.value == pytest.approx(5 / 6)
+    assert point.estimate.n == 1
+    assert point.bounds == pytest.approx((5 / 12, 11 / 12))
+
+
+def test_no_questions_give_no_figure():
+    (point,) = curve([], [1])
+    assert (point.estimate.value, point.estimate.n, point.bounds) == (None, 0, (0.0, 1.0))
+
+
+def test_questions_that_are_all_alike_give_no_interval_rather_than_certainty():
+    (point,) = curve([Sampled(4, 0)] * 20, [2])
+    assert (point.estimate.value, point.estimate.low, point.estimate.high) == (0.0, None, None)
+
+
+def test_the_first_k_that_reaches_an_accuracy():
+    points = curve([Sampled(8, 2), Sampled(8, 1)], [1, 2, 4, 8])
+    assert first_k(points, points[2].estimate.value or math.nan) == 4
+    assert first_k(points, 0.01) == 1
+    assert first_k(points[:2], 0.9) is None
+
+
+def test_the_interval_of_a_curve_covers_at_its_nominal_rate():
+    """Of 300 studies with 60 questions in pairs that share their chance, about 95 in 100 hold the true pass@4."""
+    chance, covered = np.random.default_rng(7), 0
+    true = float(np.mean(1 - (1 - np.linspace(0, 0.5, 10_001)) ** 4))
+    for _ in range(300):
+        rates = np.repeat(chance.uniform(0, 0.5, 30), 2)
+        right = chance.binomial(16, rates)
+        (point,) = curve([Sampled(16, int(count)) for count in right], [4], groups=list(np.arange(60) // 2))
+        covered += (point.estimate.low or 0.0) <= true <= (point.estimate.high or 1.0)
+    assert 0.90 <= covered / 300 <= 0.985
