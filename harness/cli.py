@@ -830,7 +830,7 @@ def judge_grade(
             [[name, str(figure), figure.n] for name, figure in figures.items()],
         )
         people.print(f"graded lines: {out}", highlight=False)
-    _print_spending(grader)
+    print_spending(grader)
     _end_if_too_many(tally, settings, out)
 
 
@@ -884,7 +884,7 @@ def judge_calibrate(
             ],
         )
     people.print(f"calibration: {out}", highlight=False)
-    _print_spending(grader)
+    print_spending(grader)
     _end_if_too_many(calibration.tally, settings, out)
 
 
@@ -921,7 +921,7 @@ def judge_attack(
     if show:
         for passed in report.passed:
             people.print(f"{passed.family}: {passed.triple.answer!r}", highlight=False, markup=False, soft_wrap=True)
-    _print_spending(grader)
+    print_spending(grader)
     _end_if_too_many(report.tally, settings, "the cache")
 
 
@@ -959,7 +959,7 @@ def print_fields(rows: Iterable[FieldRow], last: Callable[[str], str]) -> None:
         typer.echo(f"{row.name}{default}\n  {row.meaning}\n  {row.values}; {last(row.name)}")
 
 
-def _print_spending(judge: Judge) -> None:
+def print_spending(judge: Judge) -> None:
     """Calls, tokens and money, where there were any."""
     from closedbook.harness.judge import LLMJudge
 

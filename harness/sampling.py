@@ -113,12 +113,19 @@ class Sampler:
         tokenizer: Its tokenizer.
         batch: Sequences at once, at most.
         stop: Text at which an answer ends and is cut; "" for none.
+        together: Whether several processes share the model and ask it at the same time, as many prompts each.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch: int = BATCH, stop: str = STOP
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch: int = BATCH,
+        stop: str = STOP,
+        together: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.batch, self.stop = model, tokenizer, batch, stop
+        self.model, self.tokenizer, self.batch, self.stop, self.together = model, tokenizer, batch, stop, together
         self._ends = _end_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
         self._pad: int = pad if pad is not None else min(self._ends, default=0)
@@ -204,6 +211,7 @@ class Sampler:
             logits_processor=processors,
             stopping_criteria=[_Stop(self.tokenizer, self.stop, width)] if self.stop else [],
             return_dict_in_generate=False,
+            synced_gpus=self.together,  # or a process whose answers end early would leave the others waiting
             **options,
         )
         tokens: list[list[int]] = generated[:, width:].tolist()

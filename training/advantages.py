@@ -1,9 +1,10 @@
 """Advantages: how much better a rollout is than its siblings, the other answers to the same question.
 
-TRL computes them inside its trainers; here they stand alone, to be read, tested and used in analyses, and a test holds
-them against TRL's own, number by number. What would surprise: a missing reward (None or NaN, where the judge failed) is
-no wrong answer. It leaves the statistics of its group, as if the rollout had not been, and its own advantage is 0. A
-group with fewer than two rewards has advantages of 0 only.
+TRL computes them inside its trainers. Here they stand alone, to be read, and a test holds TRL's own against them, so
+that a release of TRL that changes the mathematics is noticed; a run itself asks for `signal_share` only. What would
+surprise: a missing reward (None or NaN, where the judge failed) is no wrong answer. It leaves the statistics of its
+group, as if the rollout had not been, and its own advantage is 0. A group with fewer than two rewards has advantages of
+0 only.
 
     >>> advantages([[1, 0, 0, None]], "leave_one_out").tolist()
     [[1.0, -0.5, -0.5, 0.0]]

@@ -103,6 +103,11 @@ def _nearest(wanted: int, sizes: Sequence[int]) -> list[int]:
     return below[-1:] + above[:1]
 
 
+def sampled_of(recipe: Recipe, questions: int) -> int:
+    """Questions that are sampled: all for grpo; for rft and dpo no more than `max_steps` could take, one of each."""
+    return min(questions, recipe.max_steps * recipe.questions) if recipe.max_steps else questions
+
+
 def steps_of(recipe: Recipe, examples: int) -> int:
     """Optimiser steps that training takes: all epochs, or `max_steps` if that is fewer.
 

@@ -241,7 +241,7 @@ def _citation(recipe: Recipe) -> str:
 
 def _portable_yaml(recipe: Recipe) -> str:
     """The recipe without addresses, paths of this machine, and the folder it was written to."""
-    stated = {name: value for name, value in published(recipe).items() if name != "output_dir"}
+    stated = published(recipe)
     text: str = yaml.safe_dump(_portable(stated), sort_keys=False, allow_unicode=True)
     return text.rstrip()
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from closedbook.harness.cli import JsonFlag, people, print_comparison, print_fields, print_json
+from closedbook.harness.cli import JsonFlag, people, print_comparison, print_fields, print_json, print_spending
 from closedbook.harness.errors import RequestError, Unfinished
 from closedbook.training.recipe_fields import Method
 
@@ -49,7 +49,7 @@ def train_command(
     The first Ctrl-C ends the run after a checkpoint; `--resume` goes on, to the same weights.
     """
     from closedbook.training.batches import devices, is_main
-    from closedbook.training.recipes import load_recipe
+    from closedbook.training.recipes import judge_of, load_recipe
 
     recipe = load_recipe(config or f"{method}_cpu", overrides or (), method)
     if dry_run:
@@ -64,12 +64,14 @@ def train_command(
             typer.echo("\n".join(planned.describe()))
         return
     _check_installed()
+    from closedbook.harness.judge import make_judge
     from closedbook.training.run import train
 
     with _telling_how("go on with --resume"):
         done = train(recipe, resume=resume)
     if not is_main():
         return
+    print_spending(make_judge(judge_of(recipe)))
     if as_json:
         print_json(done)
         return

@@ -16,8 +16,9 @@ from closedbook.training.trl_config import lora_arguments, model_arguments
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# what a checkpoint holds for going on
-FOR_GOING_ON = ("optimizer*", "scheduler*", "rng_state*", "scaler*", "trainer_state.json", "training_args.bin")
+# What a model folder is made of. A checkpoint holds more, to go on from: FSDP and ZeRO-3 add the model once again.
+OF_A_MODEL = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
+OF_A_RUN = ("trainer_state.json", PROVENANCE_FILE, "zero_to_fp32.py")
 
 
 def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -70,8 +71,9 @@ def write_model(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
 
     try:
         if recipe.lora is None:
-            leave = shutil.ignore_patterns(*FOR_GOING_ON, "README.md", PROVENANCE_FILE)
-            shutil.copytree(checkpoint, folder, ignore=leave, dirs_exist_ok=True)
+            for file in sorted(checkpoint.iterdir()):
+                if any(map(file.match, OF_A_MODEL)) and file.name not in OF_A_RUN:
+                    shutil.copy2(file, folder / file.name)
         else:
             from peft import PeftModel
             from transformers import AutoTokenizer

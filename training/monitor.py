@@ -17,13 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from closedbook.harness.files import write_text
 from closedbook.training.plan import LOG_FILE
 from closedbook.training.recipe_fields import Recipe
-from closedbook.training.validation import ACCURACY
-from closedbook.training.watch import Step, suspicion
+from closedbook.training.validation import ACCURACY, FAILED
+from closedbook.training.watch import Step, suspicion, window_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from closedbook.training.trainers import Checkpointed
 
 SECONDS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")  # TRL's names
+
+COMMONEST = "answers/commonest"
 
 Validate = Callable[[], Mapping[str, float]]
 
@@ -64,6 +67,7 @@ class Monitor(TrainerCallback):
         self.stop: str | None = None
         self.accuracy: float | None = None
         self._steps: list[Step] = []
+        self._window = 0
         self._warned = False
         self._bar: tqdm[Any] | None = None
 
@@ -76,6 +80,7 @@ class Monitor(TrainerCallback):
         """Take up the log where the checkpoint stands."""
         if self.validate is None:
             self.say("no validation questions: the last checkpoint counts as the best")
+        self._window = window_of(state.max_steps // self.recipe.generation_steps)
         kept = [line for line in read_log(self.log_file) if line["step"] <= state.global_step]
         self._steps = [step for line in kept if (step := _watched(line))]
         self.accuracy = next((line[ACCURACY] for line in reversed(kept) if ACCURACY in line), None)
@@ -92,23 +97,33 @@ class Monitor(TrainerCallback):
         """Validate, and end where that was asked for and a run can go on from here."""
         step, every = state.global_step, self.recipe.validation.every
         last = step >= state.max_steps
-        if self.stop and step % self.recipe.generation_steps == 0:
+        if step % self.recipe.generation_steps == 0 and self._anyone_stops():
             control.should_save = control.should_training_stop = True
         control.should_save |= last
         if self.validate and (last or (every and step % every == 0)):
             figures = self.validate()
             self.trainer.extra |= figures
             self.accuracy = _plain(figures[ACCURACY])
+            if self.accuracy is None:
+                self.say(f"step {step}: validation is not known, since the judge failed on {figures[FAILED]:.1%}")
             if self.accuracy is not None and (state.best_metric is None or self.accuracy > state.best_metric):
                 state.best_metric, state.best_global_step = self.accuracy, step
             control.should_save = True
+
+    def _anyone_stops(self) -> bool:
+        """Whether any process was asked to end: all must end after the same step, or they wait for each other."""
+        accelerator = self.trainer.accelerator
+        asked = torch.tensor([self.stop is not None], device=accelerator.device)
+        if accelerator.gather(asked).any():
+            self.stop = self.stop or f"{self.recipe.folder}: another process was asked to end; see its message"
+        return self.stop is not None
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Write a step's figures, and look for signs of reward hacking."""
         logs: Mapping[str, float] = given["logs"]
         if not self.main or "loss" not in logs:  # the sums at the end of a run are no step's
             return
-        line = log_line(state.global_step, logs)
+        line = log_line(state.global_step, logs) | self._commonest(logs)
         with self.log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._bar is not None:
@@ -118,8 +133,13 @@ class Monitor(TrainerCallback):
             self._steps.append(step)
             self._look(state.global_step)
 
+    def _commonest(self, logs: Mapping[str, float]) -> dict[str, str]:
+        """Which answer the rollouts of this step gave most often."""
+        figures = self.trainer.figures
+        return {"answers/commonest_answer": figures.commonest_answer} if COMMONEST in logs and figures else {}
+
     def _look(self, step: int) -> None:
-        if self.recipe.watch == "off" or (problem := suspicion(self._steps)) is None:
+        if self.recipe.watch == "off" or (problem := suspicion(self._steps, self._window)) is None:
             return
         said = f"{self.recipe.folder}, step {step}: looks like reward hacking: {problem}"
         if self.recipe.watch == "stop":
@@ -184,7 +204,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _watched(line: Mapping[str, Any]) -> Step | None:
     """What `suspicion` looks at; None for a step without rollouts or without any reward."""
-    names = ("reward", "answers/contains", "answers/exact_match", "answers/commonest")
+    names = ("reward", "answers/contains", "answers/exact_match", COMMONEST)
     values = [line[name] for name in names if line.get(name) is not None]
     return Step(*values) if len(values) == len(names) else None
 

@@ -20,7 +20,7 @@ from typing import Any
 from closedbook.harness.judge.cascade import KNOWN, VERDICT_TOKENS
 from closedbook.harness.judge.chat import estimated_tokens
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages
-from closedbook.training.batches import Batch, resolve, steps_of
+from closedbook.training.batches import Batch, resolve, sampled_of, steps_of
 from closedbook.training.recipe_fields import Recipe, reads
 
 RECIPE_FILE = "recipe.yaml"
@@ -233,7 +233,7 @@ def plan(
         RequestError: There is nothing to train on, or a step cannot be filled or shared equally.
     """
     batch = resolve(recipe, devices)
-    sampled = min(train_questions, (recipe.max_steps or train_questions) * recipe.questions)
+    sampled = sampled_of(recipe, train_questions)
     examples = _examples(recipe, train_questions, sampled)
     steps = steps_of(recipe, examples)
     rollouts = _rollouts(recipe, batch, steps, sampled)

@@ -59,7 +59,7 @@ class Lora(Section):
 
 
 class Vllm(Section):
-    """Who draws the samples: transformers (none), vLLM beside the training, or a vLLM server."""
+    """Who draws GRPO's rollouts: transformers (none), vLLM beside the training, or a vLLM server."""
 
     mode: Literal["none", "colocate", "server"] = Field(
         default="none", description="none (transformers), colocate (on the training GPUs) or server"
@@ -125,7 +125,7 @@ class Recipe(Section):
     loss_type: Literal["grpo", "dr_grpo", "dapo", "rloo"] = Field(
         default="grpo",
         description="How token losses are averaged: grpo (over each answer, then over answers), dr_grpo (by the longest"
-        " length), dapo (over all tokens of a step) or rloo (whole answers)",
+        " length), dapo (over all tokens of a round of rollouts) or rloo (whole answers)",
     )
     advantages: Literal["group_std", "batch_std", "unscaled", "leave_one_out"] = Field(
         default="group_std", description="Reward above the group's mean, and what it is divided by"
@@ -157,7 +157,7 @@ class Recipe(Section):
         default=None, ge=1, description="Sequences at once on a device, pairs for dpo; null to derive it"
     )
     lora: Lora | None = Field(default=None, description="Train low-rank adapters only; null for all weights")
-    vllm: Vllm = Field(default=Vllm(), description="Who draws the samples")
+    vllm: Vllm = Field(default=Vllm(), description="Who draws the rollouts")
 
     seed: Whole = Field(default=0, ge=0, description="Seed of everything that is random")
     watch: Literal["warn", "stop", "off"] = Field(
@@ -196,17 +196,26 @@ class Recipe(Section):
 # Fields that only some methods read; all other fields are read by all of them.
 _SAMPLED: tuple[Method, ...] = ("grpo", "rft", "dpo")
 READ_BY: Mapping[str, tuple[Method, ...]] = {
-    **dict.fromkeys(("rollouts", "temperature", "top_p", "top_k", "reward", "vllm"), _SAMPLED),
+    **dict.fromkeys(("rollouts", "temperature", "top_p", "top_k", "reward"), _SAMPLED),
     "examples": ("rft", "dpo"),
     "beta": ("grpo", "dpo"),
     **dict.fromkeys(
         (
             *("epsilon", "epsilon_high", "loss_type", "advantages", "importance", "mask_truncated"),
-            *("generation_steps", "watch"),
+            *("generation_steps", "watch", "vllm"),
         ),
         ("grpo",),
     ),
 }
+
+
+# What may change while a run goes on: none of it decides what the model learns.
+MAY_CHANGE = (
+    *("output_dir", "watch", "report_to", "save.keep", "vllm.url", "vllm.memory_share"),
+    *(f"judge.{name}" for name in ("base_url", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout")),
+    *(f"judge.{name}" for name in ("retries", "price_in", "price_out", "budget", "max_failures", "cache")),
+    *(f"judge.{name}" for name in ("memory_share", "context")),
+)
 
 
 def reads(method: str, field: str) -> bool:

@@ -3,8 +3,9 @@
 A reward is what `harness.metrics` says of the answer that `extract_answer` takes out of a completion, so a run cannot
 be rewarded for anything but what its evaluation measures. What would surprise:
 
-- Where the judge fails there is no reward, None, and TRL leaves the rollout out of its group. A 0 would teach the model
-  about the judge's server. When too many fail, `JudgeUnreliable` is raised before the step is taken.
+- Where the judge fails there is no reward, None: TRL leaves the rollout out of its group's mean and gives it no
+  advantage (a KL term still holds it). A 0 would teach the model about the judge's server. When too many fail,
+  `JudgeUnreliable` is raised before the step is taken.
 - A reward is a plain callable and no coroutine, although TRL would take one: it would wait for it all the same, and the
   judge already has its calls under way at once.
 - The rule-based figures of the same answers stand beside every reward, the judge's above all. A judge that is fooled
@@ -43,7 +44,7 @@ class JudgeUnreliable(Unfinished):
 
 @dataclass(frozen=True, slots=True)
 class RewardFigures:
-    """What a step's answers are like; shares are in [0, 1] and of all rollouts.
+    """What a step's answers are like; shares are in [0, 1] and of the rollouts that one process drew.
 
     Attributes:
         reward: Mean over the rollouts that have a reward, NaN where none has.
@@ -94,16 +95,6 @@ class Reward:
         self._metric = "judge_correct" if name == "judge" else name
         self._judged: list[Judgement] = []
 
-    def preflight(self) -> None:
-        """Make sure that the judge can work, before a model is loaded.
-
-        Raises:
-            RequestError: The judge's server refuses, or does not answer as a judge.
-            WorkError: It cannot be reached, or is not able to answer now.
-        """
-        if self.judge:
-            self.judge.preflight()
-
     def __call__(
         self,
         completions: Sequence[Completion],
@@ -134,7 +125,7 @@ class Reward:
             for name, value in asdict(self.figures).items():
                 if name not in ("reward", "commonest_answer"):  # TRL logs the one, and the other is no number
                     log_metric(f"answers/{name}", value)
-        self._watch([judged[triple] for triple in triples if triple in judged])
+        self._check_failures([judged[triple] for triple in triples if triple in judged])
         return rewards
 
     def _grade(self, triples: Sequence[Triple]) -> dict[Triple, Judgement]:
@@ -148,7 +139,7 @@ class Reward:
             said = f"reward: the judge gave {len(judgements)} judgements of {len(triples)} answers"
             raise WorkError(said) from None
 
-    def _watch(self, judgements: Sequence[Judgement]) -> None:
+    def _check_failures(self, judgements: Sequence[Judgement]) -> None:
         """Raise when failures pass the limit."""
         window = max(WINDOW, len(judgements))
         self._judged = [*self._judged, *judgements][-window:]
@@ -161,7 +152,7 @@ class Reward:
 
 
 def make_reward(name: RewardName, style: Style = "direct", judging: JudgeSettings | None = None) -> Reward:
-    """The reward of that name; call its `preflight` before a model is loaded.
+    """The reward of that name; call its judge's `preflight` before a model is loaded.
 
     Args:
         name: judge, exact_match or contains.

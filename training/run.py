@@ -17,19 +17,18 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import yaml
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerState
 from transformers.utils import logging as transformers_logging
 
 from closedbook.harness.errors import RequestError, Unfinished
@@ -45,34 +44,28 @@ from closedbook.harness.provenance import (
     read_provenance,
     write_provenance,
 )
-from closedbook.harness.questions import Question, by_id
+from closedbook.harness.questions import Question
 from closedbook.harness.sampling import Sampler, encode_prompts, uses_chat
 from closedbook.harness.small_model import model_path
 from closedbook.training.batches import devices, is_main, steps_of
 from closedbook.training.card import model_card
 from closedbook.training.examples import (
-    Row,
     answer_rows,
     gold_examples,
-    pair_rows,
     rollout_rows,
     train_questions,
     validation_questions,
 )
 from closedbook.training.models import adapters, load_model, model_digest, write_model
 from closedbook.training.monitor import Monitor, read_log
-from closedbook.training.plan import LOG_FILE, RECIPE_FILE, SAMPLES_FILE, Plan, plan
+from closedbook.training.plan import LOG_FILE, RECIPE_FILE, Plan, plan
 from closedbook.training.recipe_fields import Recipe
-from closedbook.training.recipes import judge_of, published, to_yaml
+from closedbook.training.recipes import changes, judge_of, published, to_yaml
 from closedbook.training.rewards import Reward, make_reward
-from closedbook.training.samples import count, dpo_pairs, rft_examples
-from closedbook.training.samples_file import draw_samples
-from closedbook.training.trainers import CHECKPOINT, checkpoints, make_trainer
+from closedbook.training.sampled import sampled_rows
+from closedbook.training.trainers import CHECKPOINT, checkpoints, make_trainer, step_of
 from closedbook.training.trl_config import trl_config, trl_name
 from closedbook.training.validation import ACCURACY, make_validation
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +109,12 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
     _check_engine(recipe)
     reward = make_reward(recipe.reward, recipe.style, judge_of(recipe))
     make_judge(judge_of(recipe)).preflight()
+    provenance = _provenance(recipe, questions)
+    _require_same(folder, provenance)
     write_text(folder / RECIPE_FILE, to_yaml(recipe))
     try:
         with _quiet():
-            return _run(recipe, planned, questions, validation, reward, progress)
+            return _run(recipe, planned, questions, validation, reward, provenance, progress)
     except KeyboardInterrupt:
         raise Unfinished(f"{folder}: interrupted; its last samples or checkpoint are kept") from None
 
@@ -137,16 +132,33 @@ def _opened(recipe: Recipe, resume: bool) -> Path:
         return folder
     before = yaml.safe_load(file.read_text(encoding="utf-8"))
     now = yaml.safe_load(to_yaml(recipe))
-    changed = [name for name in {**before, **now} if name != "output_dir" and before.get(name) != now.get(name)]
-    if changed:
-        name = changed[0]
+    if changed := changes(before, now):
         raise RequestError(
-            f"{folder} holds the run of another recipe ({name}: {before.get(name)}, now {now.get(name)}); "
-            "choose another output_dir, or give the same recipe"
+            f"{folder} holds the run of another recipe ({changed[0]}); choose another output_dir, or give the same "
+            "recipe"
         )
     if not resume and (checkpoints(folder) or (folder / PROVENANCE_FILE).is_file()):
         raise RequestError(f"{folder} holds a run of this recipe; go on with --resume, or choose another output_dir")
     return folder
+
+
+def _require_same(folder: Path, now: Provenance) -> None:
+    """Let a run go on only with the data, model, judge and prompt that its last checkpoint was trained with.
+
+    The recipe names files and models, and what lies behind a name may have changed.
+
+    Raises:
+        RequestError: Something is another one.
+    """
+    for last in checkpoints(folder)[-1:]:
+        before = read_provenance(str(last))
+        assert before is not None  # or the checkpoint would not be whole
+        for name in ("base_digest", "manifests", "train_ids", "prompt", "judge"):
+            if getattr(before, name) != getattr(now, name):
+                raise RequestError(
+                    f"{folder}: {name} differs from what {last.name} was trained with; give the same as then, or "
+                    "choose another output_dir"
+                )
 
 
 def _found(folder: Path) -> Trained:
@@ -159,15 +171,28 @@ def _found(folder: Path) -> Trained:
 
 
 def _check_engine(recipe: Recipe) -> None:
-    """Refuse a vLLM that is not there, or that cannot be given new weights."""
+    """Refuse what TRL would refuse only when the model is loaded: GPUs without a process each, a vLLM that cannot work.
+
+    Raises:
+        RequestError: The line names what to do.
+    """
+    where, gpus = f"recipe {recipe.name}", torch.cuda.device_count()
+    if gpus > 1 and devices() == 1:
+        raise RequestError(
+            f"{where}: there are {gpus} GPUs, and each needs a process; start with accelerate launch --num_processes "
+            f"{gpus} (docs/training.md), or set CUDA_VISIBLE_DEVICES=0"
+        )
+    if recipe.method in ("rft", "dpo") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise RequestError(
+            f"{where}: {recipe.method} draws its samples with one process, which holds no whole model under ZeRO-3; "
+            "use ddp.yaml or fsdp.yaml"
+        )
     if recipe.vllm.mode == "none":
         return
-    if recipe.vllm.mode == "colocate" and not find_spec("vllm"):
-        raise RequestError(
-            f"recipe {recipe.name}: vllm: vLLM is not installed; pip install 'closedbook[vllm]', or use vllm=none"
-        )
-    if not torch.cuda.is_available():
-        raise RequestError(f"recipe {recipe.name}: vllm: TRL gives vLLM new weights on GPUs only; use vllm=none")
+    if not find_spec("vllm"):
+        raise RequestError(f"{where}: vllm: vLLM is not installed; pip install 'closedbook[vllm]', or use vllm=none")
+    if not gpus:
+        raise RequestError(f"{where}: vllm: TRL gives vLLM new weights on GPUs only; use vllm=none")
 
 
 def _run(
@@ -176,6 +201,7 @@ def _run(
     questions: Sequence[Question],
     validation: Sequence[Question],
     reward: Reward,
+    provenance: Provenance,
     progress: bool,
 ) -> Trained:
     """Everything from the model on."""
@@ -183,9 +209,14 @@ def _run(
     config = trl_config(recipe, planned.batch, planned.steps, cpu=not torch.cuda.is_available())
     model, tokenizer = load_model(recipe)
     chat = uses_chat(tokenizer, recipe.chat)
-    rows = _rows(recipe, questions, model, tokenizer, chat, reward, progress)
-    if recipe.method != "grpo":
-        config.max_steps = steps_of(recipe, len(rows))  # rft and dpo train on what their samples left
+    prompts = encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)
+    if recipe.method in ("rft", "dpo"):
+        rows = sampled_rows(recipe, questions, prompts, config, Sampler(model, tokenizer), reward, chat, progress)
+        config.max_steps = steps_of(recipe, len(rows))  # they train on what their samples left
+    elif recipe.method == "sft":
+        rows = answer_rows(gold_examples(questions), recipe, chat)
+    else:
+        rows = rollout_rows(questions, recipe, chat)
     trainer = make_trainer(
         trl_name(recipe),
         reward if recipe.method == "grpo" else None,
@@ -195,21 +226,34 @@ def _run(
         processing_class=tokenizer,
         **adapters(recipe),
     )
-    trainer.attach(_provenances(recipe, questions), recipe.save.keep)
+    trainer.attach(lambda step: replace(provenance, step=step), recipe.save.keep)
     validate = make_validation(recipe, trainer, tokenizer, validation, chat) if validation else None
     monitor = Monitor(recipe, trainer, validate, main=is_main(), progress=progress)
     trainer.remove_callback(PrinterCallback)  # it prints to standard output
     trainer.add_callback(monitor)
-    whole = checkpoints(recipe.folder)
-    with monitor.ends_calmly():
-        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
-    state = trainer.state
-    if state.global_step < state.max_steps:
-        raise Unfinished(f"{monitor.stop}; step {state.global_step} is kept")
+    state = _trained(trainer, monitor, checkpoints(recipe.folder)[-1:])
     best = state.best_global_step or state.global_step
     if is_main():
         _finish(recipe, recipe.folder / f"{CHECKPOINT}{best}", len(validation))
     return Trained(recipe.folder, state.global_step, best, state.best_metric)
+
+
+def _trained(trainer: Any, monitor: Monitor, last: Sequence[Path]) -> TrainerState:
+    """Train to the end, from the last checkpoint if there is one; the state in which that leaves the trainer.
+
+    Raises:
+        Unfinished: The run was asked to end early, and has.
+    """
+    for checkpoint in last:
+        if step_of(checkpoint) >= trainer.args.max_steps:  # TRL would take one more step before it looks
+            done: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            return done
+    with monitor.ends_calmly():
+        trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+    state: TrainerState = trainer.state
+    if state.global_step < state.max_steps:
+        raise Unfinished(f"{monitor.stop}; step {state.global_step} is kept")
+    return state
 
 
 @contextmanager
@@ -238,52 +282,13 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _rows(
-    recipe: Recipe,
-    questions: Sequence[Question],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    chat: bool,
-    reward: Reward,
-    progress: bool,
-) -> list[Row]:
-    """What the trainer is given: for RFT and DPO made of samples, which are drawn first."""
-    prompts = encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)
-    if recipe.method == "grpo":
-        return rollout_rows(questions, recipe, chat)
-    if recipe.method == "sft":
-        return answer_rows(gold_examples(questions), recipe, chat)
-    most = recipe.max_steps * recipe.questions if recipe.max_steps else len(questions)
-    samples = draw_samples(
-        recipe.folder / SAMPLES_FILE,
-        recipe,
-        questions[:most],
-        prompts[:most],
-        Sampler(model, tokenizer),
-        reward,
-        model=model_digest(model_path(recipe.model)),
-        chat=chat,
-        progress=progress,
-    )
-    asked = by_id(questions)
-    if recipe.method == "rft":
-        examples = rft_examples(samples, recipe.examples)
-        made, rows = "example", answer_rows([(asked[e.id], e.text) for e in examples], recipe, chat)
-    else:
-        pairs = dpo_pairs(samples, recipe.examples, recipe.seed)
-        made, rows = "pair", pair_rows([(asked[p.id], p.chosen, p.rejected) for p in pairs], recipe, chat)
-    said = count(samples).describe(f"{len(rows):,} {made}{'' if len(rows) == 1 else 's'}")
-    print(f"{recipe.name}: {said}", file=sys.stderr)
-    return rows
-
-
-def _provenances(recipe: Recipe, questions: Sequence[Question]) -> Callable[[int], Provenance]:
-    """Makes the provenance of a checkpoint out of its step."""
+def _provenance(recipe: Recipe, questions: Sequence[Question]) -> Provenance:
+    """The provenance of a checkpoint before the first step."""
     path = model_path(recipe.model)
     parent = read_provenance(path)
     ids = {question.id for question in questions} | set(parent.train_ids if parent else ())
     judge = make_judge(judge_of(recipe)).identity
-    whole = Provenance(
+    return Provenance(
         method=recipe.method,
         base_model=parent.base_model if parent else recipe.model,
         base_digest=parent.base_digest if parent else model_digest(path),
@@ -298,7 +303,6 @@ def _provenances(recipe: Recipe, questions: Sequence[Question]) -> Callable[[int
         revision=code_revision(),
         parent=parent.without_ids() if parent else None,
     )
-    return lambda step: replace(whole, step=step)
 
 
 def _finish(recipe: Recipe, best: Path, validated: int) -> None:

@@ -29,6 +29,7 @@ from closedbook.harness.prompts import Style, extract_answer, first_line, templa
 from closedbook.harness.questions import Question
 from closedbook.harness.sampling import BATCH, Sampling
 from closedbook.training.recipe_fields import Recipe
+from closedbook.training.recipes import flat
 from closedbook.training.rewards import Reward
 from closedbook.training.samples import QuestionSamples, Sample, count
 
@@ -115,7 +116,7 @@ def draw_samples(
         questions: All that are to be sampled, cut by `max_steps` already.
         prompts: Token ids of each question's prompt.
         sampler: Draws the samples.
-        reward: Grades them; its `preflight` is the caller's.
+        reward: Grades them; its judge's `preflight` is the caller's.
         model: Digest of the model's folder, or its commit on the hub.
         chat: Whether the prompts went through the chat template.
         block: Questions that are drawn, graded, saved and lost together; None for about four batches of sequences.
@@ -307,8 +308,8 @@ def _prepare(path: Path, settings: Mapping[str, Any]) -> None:
             path.write_bytes(b"")
             _append(path, [head])
             return
-        found = _flat(_check_head(path))
-        wanted = _flat(json.loads(json.dumps(settings)))
+        found = flat(_check_head(path))
+        wanted = flat(json.loads(json.dumps(settings)))
         if changed := [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]:
             raise RequestError(
                 f"{path} holds samples of other settings: {changed[0]} was {found.get(changed[0])!r} and is "
@@ -335,14 +336,6 @@ def _check_head(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         pass
     raise RequestError(f"{path} is not {WANTED}, or of another version; name another output_dir, or remove the file")
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings with those of sections by their whole names, `judge.model`."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _encoded(rows: Iterable[Mapping[str, Any]]) -> bytes:

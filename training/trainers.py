@@ -6,7 +6,7 @@ TRL's own mathematics is left alone. What is changed, and why:
   checkpoints as they are; older ones are removed only after a whole new one.
 - The order of the questions depends on the seed and the epoch alone. TRL's sampler goes on from where its generator
   is, so that a run resumed in the second epoch would see the first epoch's order again.
-- A loss that is no number ends the run before it reaches the weights.
+- A loss that is no number ends the run before it reaches the weights, and they are in no checkpoint that is kept.
 - A judge that fails too often ends it after a checkpoint of the weights as they are. Since rewards are asked for where
   rollouts are drawn, that is always a place from which a run can go on.
 """
@@ -26,7 +26,7 @@ from trl.trainer.utils import RepeatSampler
 
 from closedbook.harness.errors import Unfinished, WorkError, one_line
 from closedbook.harness.provenance import PROVENANCE_FILE, Provenance, write_provenance
-from closedbook.training.rewards import JudgeUnreliable, Reward
+from closedbook.training.rewards import JudgeUnreliable, Reward, RewardFigures
 
 CHECKPOINT = "checkpoint-"
 FAR_APART = 1_000_003  # between the seeds of two epochs
@@ -62,6 +62,11 @@ class Checkpointed:
     accelerator: Any
     model: Any
     _total_train_tokens: int
+
+    @property
+    def figures(self) -> RewardFigures | None:
+        """Those of the last rollouts of this process; None where none are drawn."""
+        return None
 
     def attach(self, provenance_at: Callable[[int], Provenance], keep: int) -> None:
         """Say what a checkpoint's provenance is; call it before `train`."""
@@ -115,15 +120,16 @@ class Checkpointed:
         """A step of TRL's.
 
         Raises:
-            WorkError: The loss is no number. The weights are still those of the step before.
+            WorkError: The loss is no number. A checkpoint of the weights that gave it is removed.
         """
         loss: torch.Tensor = super().training_step(*args, **named)  # type: ignore[misc]
         if not torch.isfinite(loss):
+            shutil.rmtree(self._here(), ignore_errors=True)
             kept = checkpoints(self.folder)
             last = f"{kept[-1].name} is the last good checkpoint" if kept else "there is no checkpoint yet"
             raise WorkError(
                 f"{self.folder}: the loss of step {self.state.global_step + 1} is {loss.item()}; {last}; "
-                "lower learning_rate, or use precision=float32"
+                "lower learning_rate or use precision=float32, in another output_dir"
             )
         return loss
 
@@ -169,12 +175,23 @@ class _Patient:
             self.problem = problem
             return [None] * len(completions)
 
+    @property
+    def figures(self) -> RewardFigures | None:
+        return self._reward.figures
+
 
 class RolledOut(Checkpointed):
     """What trainers that draw rollouts need besides."""
 
     train_dataset: Any
     reward_funcs: list[Any]
+
+    @property
+    def figures(self) -> RewardFigures | None:
+        """Those of the last rollouts of this process; None before the first."""
+        (reward,) = self.reward_funcs
+        figures: RewardFigures | None = reward.figures
+        return figures
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
         like: RepeatSampler = super()._get_train_sampler(dataset)  # type: ignore[misc]

@@ -19,6 +19,7 @@ from closedbook.training.recipe_fields import Recipe
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+PATIENCE = 7 * 24 * 3600  # seconds for which processes wait for each other: for samples that the first one draws
 NEWER = {"gradient_checkpointing": "activation_checkpointing"}  # newer than the transformers that vLLM works with
 SCALE = {"group_std": "group", "batch_std": "batch", "unscaled": "none"}
 
@@ -89,6 +90,10 @@ def _common(recipe: Recipe, batch: Batch, steps: int, cpu: bool) -> dict[str, An
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.lr_schedule,
         "warmup_steps": recipe.warmup_steps,
+        "optim": "adamw_torch_fused",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "bf16": recipe.precision == "mixed",  # autocast; pure bfloat16 is the weights' own type
@@ -105,6 +110,7 @@ def _common(recipe: Recipe, batch: Batch, steps: int, cpu: bool) -> dict[str, An
         "report_to": list(recipe.report_to) or "none",
         "use_cpu": cpu,
         "dataloader_pin_memory": not cpu,
+        "ddp_timeout": PATIENCE,
     }
 
 
@@ -145,6 +151,10 @@ def _grpo(recipe: Recipe, batch: Batch) -> dict[str, Any]:
         "scale_rewards": SCALE[recipe.advantages],
         "importance_sampling_level": recipe.importance,
         "use_bias_correction_kl": False,
+        # vLLM's probabilities differ a little from the trainer's; of effect with vLLM only
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": "sequence_mask",
+        "vllm_importance_sampling_clip_max": 3.0,
     }
 
 

@@ -2,8 +2,9 @@
 
 Two signs, both from figures that every step logs. The judge's reward rises while exact match and `contains` of the same
 answers fall: people's gold answers disagree with the judge. Or one answer takes over: a 7B policy trained on a lenient
-judge collapsed to a single empty phrase (arXiv 2507.08794). Compared are the last `WINDOW` steps with the first ones of
-the run, by Welch's test over steps, so that noise of small batches raises no alarm.
+judge collapsed to a single empty phrase (arXiv 2507.08794). Compared are the last steps with the first ones of the run,
+`WINDOW` of each or a third of a shorter run, by Welch's test over steps, so that noise of small batches raises no
+alarm. What surprises: a run of fewer than twice `SHORTEST` rounds of rollouts is not watched for a trend.
 
     >>> rising = [Step(0.1 + i / 100, 0.3 - i / 100, 0.3, 0.05) for i in range(2 * WINDOW)]
     >>> suspicion(rising)
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 WINDOW = 20  # steps
+SHORTEST = 10  # of fewer steps, noise alone would now and then lie above or below all others
 ALPHA = 0.001  # of each one-sided test; a run makes many
 TAKEN_OVER = 0.5  # share of all rollouts; worldfacts' commonest right answer, a continent, has 12 %
 
@@ -31,22 +33,28 @@ class Step:
     commonest: float
 
 
-def suspicion(steps: Sequence[Step]) -> str | None:
+def window_of(rounds: int) -> int:
+    """Steps to compare in a run of so many rounds of rollouts."""
+    return min(WINDOW, max(SHORTEST, rounds // 3))
+
+
+def suspicion(steps: Sequence[Step], window: int = WINDOW) -> str | None:
     """What speaks for reward hacking at the end of these steps, as a clause; None where nothing does.
 
     Args:
-        steps: All steps of the run so far, in order. Fewer than `WINDOW` say nothing of an answer, fewer than twice as
+        steps: All steps of the run so far, in order. Fewer than `window` say nothing of an answer, fewer than twice as
             many nothing of a trend.
+        window: How many steps are compared, as `window_of` gives it.
     """
-    last = steps[-WINDOW:]
-    if len(last) < WINDOW:
+    last = steps[-window:]
+    if len(last) < window:
         return None
     share = fmean(step.commonest for step in last)
     if share > TAKEN_OVER:
         return f"one answer makes up {_per_cent(share)} of all"
-    if len(steps) < 2 * WINDOW:
+    if len(steps) < 2 * window:
         return None
-    first = steps[:WINDOW]
+    first = steps[:window]
     if not _rises([step.reward for step in first], [step.reward for step in last]):
         return None
     for name in ("contains", "exact_match"):

@@ -58,4 +58,4 @@ def test_every_field_says_what_it_does_and_who_reads_it(row):
 
 
 def test_a_field_of_a_section_is_read_by_those_who_read_the_section():
-    assert read_by("vllm.url") == read_by("vllm") == "grpo, dpo, rft"
+    assert read_by("vllm.url") == read_by("vllm") == "grpo"

@@ -519,15 +519,20 @@ def test_the_launcher_says_how_many_processes_there_are_and_which_one_speaks(mon
     assert (processes(), is_main()) == found
 
 
-def test_what_goes_with_a_checkpoint_is_the_saved_recipe_without_addresses():
+def test_what_goes_with_a_checkpoint_is_the_saved_recipe_without_addresses_and_local_folders():
     stated = [
-        "judge={kind: openai, model: smolt, base_url: 'http://gorlim/v1'}",
+        "judge={kind: openai, model: smolt, base_url: 'http://gorlim/v1', cache: /home/osric/replies}",
         "vllm={mode: server, url: 'http://tharn'}",
+        "subset={buckets: /home/osric/buckets.parquet, bucket: 0}",
+        "output_dir=/home/osric/run",
     ]
     recipe = load_recipe("grpo_cpu", stated)
     saved, given = yaml.safe_load(to_yaml(recipe)), published(recipe)
     assert saved["judge"].pop("base_url") == "http://gorlim/v1"
     assert saved["vllm"].pop("url") == "http://tharn"
+    assert (saved.pop("output_dir"), saved["judge"].pop("cache")) == ("/home/osric/run", "/home/osric/replies")
+    assert saved["subset"].pop("buckets") == "/home/osric/buckets.parquet"
+    assert given["subset"].pop("buckets") == "buckets.parquet"
     assert given == saved
     assert published(load_recipe("sft_cpu"))["judge"] == {"kind": "rules"}
 

@@ -191,16 +191,6 @@ def test_the_limit_is_that_of_the_settings():
     assert Reward("judge", judge=RulesJudge()).max_failures == JudgeSettings(kind="rules").max_failures
 
 
-def test_a_judge_is_tried_before_anything_else_if_there_is_one():
-    make_reward("contains").preflight()
-    make_reward("judge", judging=JudgeSettings(kind="rules")).preflight()
-    with (
-        JudgeServer(lambda prompt: 401) as server,
-        pytest.raises(RequestError, match="401"),
-    ):
-        Reward("judge", judge=llm(server)).preflight()
-
-
 def test_the_figures_of_a_step_stand_beside_its_rewards():
     reward = Reward("judge", judge=RulesJudge())
     questions, answers = [HAMLET] * 3 + ["capital of france"] * 3, [BARD] * 3 + [["Paris"]] * 3

@@ -1,6 +1,7 @@
 """A training run from recipe to model folder, with TRL's real trainers and a model of a few thousand random weights."""
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -11,12 +12,14 @@ import time
 
 import pytest
 import torch
+import trl
 from safetensors.torch import load_file
 
 from closedbook.harness.errors import RequestError, Unfinished, WorkError
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.provenance import read_provenance
 from closedbook.harness.testing import JudgeServer
+from closedbook.training.models import write_model
 from closedbook.training.monitor import read_log
 from closedbook.training.recipes import load_recipe
 from closedbook.training.rewards import Reward
@@ -137,6 +140,27 @@ def test_every_step_logs_the_rule_based_figures_beside_the_reward(recipe):
     assert all(name in line for line in read_log(done.folder / "log.jsonl") for name in names)
 
 
+def test_the_log_says_which_answer_is_the_commonest(recipe):
+    done = train(recipe("grpo_cpu", "max_steps=2"), progress=False)
+    said = [line["answers/commonest_answer"] for line in read_log(done.folder / "log.jsonl")]
+    assert len(said) == 2
+    assert all(isinstance(answer, str) for answer in said)
+
+
+def test_a_model_folder_holds_nothing_that_only_training_needs(recipe):
+    done = train(recipe("sft_cpu", "max_steps=2"), progress=False)
+    checkpoint = done.folder / "checkpoint-2"
+    for name in ("pytorch_model_fsdp.bin", "latest", "zero_to_fp32.py", "optimizer.bin"):
+        (checkpoint / name).write_text("")
+    (checkpoint / "global_step2").mkdir()
+    (done.folder.parent / "model").mkdir()
+    write_model(recipe("sft_cpu"), checkpoint, done.folder.parent / "model")
+    held = {path.name for path in (done.folder.parent / "model").iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= held
+    assert held <= {path.name for path in done.folder.iterdir()} - {"recipe.yaml", "provenance.json", "README.md"}
+    assert not held & {"pytorch_model_fsdp.bin", "latest", "zero_to_fp32.py", "global_step2", "optimizer.bin"}
+
+
 def test_validation_is_logged_at_its_interval_and_at_the_end(recipe):
     done = train(recipe("sft_cpu", "max_steps=6"), progress=False)
     validated = [line["step"] for line in read_log(done.folder / "log.jsonl") if "validation/judge_correct" in line]
@@ -198,6 +222,51 @@ def test_a_resumed_run_ends_with_the_weights_and_the_log_of_an_undisturbed_one(u
     assert figures(tmp_path / "run") == figures(whole)
 
 
+@pytest.mark.parametrize("undisturbed", ["grpo_cpu"], indirect=True)
+def test_what_decides_nothing_that_is_learned_may_change_when_a_run_goes_on(undisturbed, recipe, tmp_path):
+    name, _, whole = undisturbed
+    as_killed_after(whole, 2, tmp_path / "run")
+    train(recipe(name, "watch=off", "save.keep=8", "judge.max_failures=0.5"), resume=True, progress=False)
+    assert equal(weights(tmp_path / "run"), weights(whole))
+    assert "watch: 'off'" in (tmp_path / "run" / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("undisturbed", ["sft_cpu"], indirect=True)
+def test_a_run_goes_on_with_the_questions_it_began_with_whatever_their_file_says_now(
+    undisturbed, recipe, ids, tmp_path
+):
+    """Else its last checkpoint would not know of the first ones, and could be tested on them."""
+    _, _, whole = undisturbed
+    as_killed_after(whole, 2, tmp_path / "run")
+    text = ids.read_text()
+    try:
+        ids.write_text("\n".join(text.split()[1:]))
+        with pytest.raises(RequestError, match=r"train_ids differs from what checkpoint-2 was trained with"):
+            train(recipe("sft_cpu"), resume=True, progress=False)
+    finally:
+        ids.write_text(text)
+
+
+@pytest.mark.parametrize("undisturbed", ["grpo_cpu"], indirect=True)
+def test_a_run_goes_on_with_the_judge_it_began_with_wherever_it_is_set(undisturbed, recipe, tmp_path, monkeypatch):
+    as_killed_after(undisturbed[2], 2, tmp_path / "run")
+    monkeypatch.setenv("CLOSEDBOOK_JUDGE_WITHOUT", "contains")
+    with pytest.raises(RequestError, match=r"judge differs from what checkpoint-2"):
+        train(recipe("grpo_cpu"), resume=True, progress=False)
+
+
+def test_a_run_that_ended_between_its_last_step_and_its_model_takes_no_step_more(recipe):
+    stated = recipe("sft_cpu", "max_steps=3", "validation.every=null")
+    whole = train(stated, progress=False)
+    kept, logged = weights(whole.folder), figures(whole.folder)
+    for name in ("provenance.json", "README.md", "model.safetensors"):
+        (whole.folder / name).unlink()
+    assert train(stated, resume=True, progress=False) == whole
+    assert equal(weights(whole.folder), kept)
+    assert figures(whole.folder) == logged
+    assert [step_of(path) for path in checkpoints(whole.folder)] == [2, 3]
+
+
 def test_half_a_checkpoint_is_not_gone_on_from(undisturbed, recipe, tmp_path):
     name, variant, whole = undisturbed
     as_killed_after(whole, 6, tmp_path / "run")
@@ -239,6 +308,25 @@ def test_only_the_last_checkpoints_and_the_best_are_kept(recipe):
 
 
 # what is refused before anything is spent
+
+
+def test_several_gpus_without_a_process_each_are_refused_with_the_way_to_start_them(recipe, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(RequestError, match=r"there are 4 GPUs.*accelerate launch --num_processes 4"):
+        train(recipe("sft_cpu"))
+
+
+@pytest.mark.parametrize("mode", ["colocate", "{mode: server, url: 'http://127.0.0.1:9'}"])
+def test_vllm_that_is_not_installed_is_refused_before_the_model_is_loaded(recipe, mode, monkeypatch):
+    monkeypatch.setattr("closedbook.training.run.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"vLLM is not installed; pip install"):
+        train(recipe("grpo_cpu", f"vllm={mode}"))
+
+
+def test_samples_cannot_be_drawn_by_one_process_where_none_holds_the_model(recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(RequestError, match=r"no whole model under ZeRO-3; use ddp.yaml or fsdp.yaml"):
+        train(recipe("rft_cpu"))
 
 
 def test_the_folder_of_another_recipe_is_refused(recipe):
@@ -320,20 +408,28 @@ def test_a_judge_that_fails_in_the_middle_ends_the_run_with_a_checkpoint(recipe)
         with pytest.raises(Unfinished, match="mend the judge"):
             train(recipe("grpo_cpu", "save.every=8", "validation.every=null", *judged(server.url)), progress=False)
         (kept,) = checkpoints(recipe().folder)
-    with JudgeServer(lambda prompt: "1.0") as server:
-        address = judged(server.url)
-        text = (recipe().folder / "recipe.yaml").read_text()
-        old = text[text.index("http://127") : text.index("/v1") + 3]
-        (recipe().folder / "recipe.yaml").write_text(text.replace(old, server.url))
-        done = train(recipe("grpo_cpu", "save.every=8", "validation.every=null", *address), resume=True, progress=False)
+    with JudgeServer(lambda prompt: "1.0") as server:  # another address
+        stated = recipe("grpo_cpu", "save.every=8", "validation.every=null", *judged(server.url))
+        done = train(stated, resume=True, progress=False)
     assert 0 < step_of(kept) < done.steps == 2 * EPOCH
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(recipe):
     with pytest.raises(WorkError, match=r"loss of step \d+ is (nan|inf)"):
         train(recipe("sft_cpu", "learning_rate=1.0e+38", "save.every=1", "validation.every=null"), progress=False)
-    for kept in checkpoints(recipe().folder):
-        assert (kept / "model.safetensors").is_file()
+    assert checkpoints(recipe().folder) == []  # the only one there was held the weights that gave it
+
+
+def test_a_loss_that_is_no_number_leaves_the_checkpoints_before_it(recipe, monkeypatch):
+    step = trl.SFTTrainer.training_step
+    monkeypatch.setattr(
+        trl.SFTTrainer,
+        "training_step",
+        lambda self, *args, **named: step(self, *args, **named) * (math.nan if self.state.global_step == 3 else 1),
+    )
+    with pytest.raises(WorkError, match=r"loss of step 4 is nan; checkpoint-2 is the last good checkpoint"):
+        train(recipe("sft_cpu", "save.every=1", "validation.every=null"), progress=False)
+    assert [step_of(path) for path in checkpoints(recipe().folder)] == [1, 2]
 
 
 def test_a_disk_that_is_full_while_saving_keeps_the_checkpoint_before(recipe):
@@ -426,10 +522,12 @@ def test_sigkill_leaves_a_run_that_goes_on_to_the_same_end(undisturbed, recipe):
 def test_a_reward_that_rises_alone_can_stop_the_run(recipe, monkeypatch):
     from closedbook.training import monitor
 
-    monkeypatch.setattr(monitor, "suspicion", lambda steps: "smolt" if len(steps) == 3 else None)
+    monkeypatch.setattr(monitor, "suspicion", lambda steps, window: "smolt" if len(steps) == 3 else None)
     with pytest.raises(WorkError, match=r"step 3: looks like reward hacking: smolt"):
         train(recipe("grpo_cpu", "watch=stop"), progress=False)
     assert step_of(checkpoints(recipe().folder)[-1]) in (3, 4)
+    done = train(recipe("grpo_cpu", "watch=warn"), resume=True, progress=False)  # as the message says
+    assert done.steps == 2 * EPOCH
 
 
 def test_the_command_plans_without_loading_anything(recipe):

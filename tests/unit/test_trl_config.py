@@ -100,6 +100,12 @@ def test_a_server_is_named_to_trl():
     assert (made.use_vllm, made.vllm_mode, made.vllm_server_base_url) == (True, "server", "http://node1:8000")
 
 
+def test_what_is_done_about_vllms_other_probabilities_is_stated_and_not_left_to_trl():
+    paper = trl_arguments(load_recipe("grpo_paper"), resolve(load_recipe("grpo_paper"), 8), 1)
+    assert paper["vllm_importance_sampling_correction"] is True
+    assert (paper["vllm_importance_sampling_mode"], paper["vllm_importance_sampling_clip_max"]) == ("sequence_mask", 3)
+
+
 def test_report_to_reaches_trl():
     recipe = load_recipe("sft_cpu", ["report_to=tensorboard"])
     assert trl_arguments(recipe, resolve(recipe, 1), 1)["report_to"] == ["tensorboard"]

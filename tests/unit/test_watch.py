@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from closedbook.training.watch import TAKEN_OVER, WINDOW, Step, suspicion
+from closedbook.training.watch import SHORTEST, TAKEN_OVER, WINDOW, Step, suspicion, window_of
 
 ROLLOUTS = 40
 
@@ -86,7 +84,31 @@ def test_a_rise_is_seen_where_steps_have_but_two_values():
     assert suspicion([*[low] * (WINDOW - rare), *[few] * rare, *[many] * rare, *[high] * (WINDOW - rare)]) is not None
 
 
-@settings(max_examples=200)
-@given(st.integers(0, 10**6), st.floats(0.05, 0.95), st.floats(0.05, 0.95))
-def test_noise_around_constant_rates_raises_no_alarm(seed, reward, contains):
-    assert suspicion(steps([(reward, contains, contains / 2, 0.1)] * (2 * WINDOW), seed)) is None
+@pytest.mark.parametrize(("rounds", "window"), [(600, WINDOW), (60, WINDOW), (37, 12), (30, SHORTEST), (9, SHORTEST)])
+def test_a_shorter_run_compares_fewer_steps_but_never_a_handful(rounds, window):
+    assert window_of(rounds) == window
+
+
+def test_a_hacked_run_of_37_steps_is_noticed_before_it_ends():
+    run = steps(course((0.2, 0.4, 0.3, 0.05), (0.9, 0.05, 0.0, 0.1), 37))
+    assert suspicion(run) is None
+    assert "while contains fell" in suspicion(run, window_of(37))
+
+
+def constant(length, seed):
+    """A run in which nothing changes: a right answer has the reward, and half of those contain the gold answer."""
+    draws = np.random.default_rng(seed)
+    right = draws.binomial(ROLLOUTS, 0.3, length)
+    told = draws.binomial(right, 0.5)
+    return [Step(r / ROLLOUTS, t / ROLLOUTS, t / 2 / ROLLOUTS, 0.1) for r, t in zip(right, told, strict=True)]
+
+
+def test_a_run_in_which_nothing_changes_raises_no_alarm_at_any_step():
+    """100 runs of 600 steps, looked at again and again; a false alarm in one of them would be one too many."""
+    runs = [constant(600, seed) for seed in range(100)]
+    assert not [run for run in runs if any(suspicion(run[:end]) for end in range(2 * WINDOW, 601, 7))]
+
+
+def test_short_runs_in_which_nothing_changes_raise_no_alarm_either():
+    runs = [constant(37, seed) for seed in range(400)]
+    assert not [run for run in runs if any(suspicion(run[:end], window_of(37)) for end in range(SHORTEST, 38))]

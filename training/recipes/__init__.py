@@ -25,12 +25,14 @@ from pydantic import BaseModel, ValidationError
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.judge.settings import JudgeSettings, judge_settings
 from closedbook.training.batches import Batch, resolve
-from closedbook.training.recipe_fields import METHODS, Recipe, meant, reads
+from closedbook.training.recipe_fields import MAY_CHANGE, METHODS, Recipe, meant, reads
 
 __all__ = [
     "Batch",
     "Recipe",
+    "changes",
     "check_recipe",
+    "flat",
     "judge_of",
     "load_recipe",
     "published",
@@ -56,7 +58,6 @@ ALIASES = {
     "max_prompt_length": "max_prompt_tokens",
     "kl_coef": "beta",
     "scale_rewards": "advantages",
-    "steps_per_generation": "generation_steps",
     "importance_sampling_level": "importance",
     "use_vllm": "vllm",
 }
@@ -270,11 +271,31 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def published(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it goes with a checkpoint, which may be given away: without the addresses of servers."""
+    """The recipe as it goes with a checkpoint, which may be given away: no servers' addresses, no local folders."""
     stated: dict[str, Any] = yaml.safe_load(to_yaml(recipe))
-    stated["judge"].pop("base_url", None)
+    stated.pop("output_dir")
+    for name in ("base_url", "cache"):
+        stated["judge"].pop(name, None)
     stated.get("vllm", {}).pop("url", None)
+    if recipe.subset:
+        files = {name: getattr(recipe.subset, name) for name in ("ids", "buckets")}
+        stated["subset"] |= {name: Path(file).name for name, file in files.items() if file}
     return stated
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings with those of sections by their whole names, `judge.model`."""
+    whole: dict[str, Any] = {}
+    for name, value in settings.items():
+        whole |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return whole
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ, `name: before, now that`, but for those of a recipe that may."""
+    old, new = flat(before), flat(now)
+    names = [name for name in {**old, **new} if name not in MAY_CHANGE and old.get(name) != new.get(name)]
+    return [f"{name}: {old.get(name)}, now {new.get(name)}" for name in names]
 
 
 def judge_of(recipe: Recipe) -> JudgeSettings:
