@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from closedbook.harness.questions import Question, by_id
+from closedbook.harness.samples import QuestionSamples, count
 from closedbook.harness.sampling import Sampler
 from closedbook.harness.small_model import model_path
 from closedbook.training.batches import is_main, sampled_of
@@ -20,7 +21,7 @@ from closedbook.training.models import model_digest
 from closedbook.training.plan import SAMPLES_FILE
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.rewards import Reward
-from closedbook.training.samples import QuestionSamples, count, dpo_pairs, rft_examples
+from closedbook.training.samples import dpo_pairs, rft_examples
 from closedbook.training.samples_file import draw_samples, read_samples
 
 if TYPE_CHECKING:

@@ -1,13 +1,11 @@
-"""Samples of the train questions with their rewards, and what of them RFT and DPO are trained on.
+"""What RFT and DPO are trained on, chosen from samples of the train questions.
 
-Everything here is a value or a function of values; `samples_file` draws samples and keeps them. What would surprise: an
-answer that the judge failed on is neither right nor wrong, so it is no example and in no pair.
+Everything here is a function of values; `samples_file` draws samples and keeps them. What would surprise: an answer
+that the judge failed on is neither right nor wrong, so it is no example and in no pair.
 
     >>> lines = [QuestionSamples("q1", (Sample("Paris", "Paris", 1.0, (0, 2)), Sample("Rome", "Rome", 0.0, (1,))))]
     >>> [example.text for example in rft_examples(lines)], [pair.rejected for pair in dpo_pairs(lines)]
     (['Paris'], ['Rome'])
-    >>> count(lines).describe("1 pair")
-    'of 1 question 0 have no correct sample, 0 no incorrect one; 1 pair'
 """
 
 from __future__ import annotations
@@ -15,41 +13,11 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from closedbook.harness.errors import WorkError
+from closedbook.harness.samples import QuestionSamples, Sample
 from closedbook.harness.text import answer_key
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One text that a model gave to a question.
-
-    Attributes:
-        text: What can be trained on.
-        answer: The answer in it.
-        reward: 1 for right, 0 for wrong, None where the judge failed.
-        draws: Numbers of the samples that say so, sorted.
-    """
-
-    text: str
-    answer: str
-    reward: float | None
-    draws: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionSamples:
-    """The samples of one question, each text once, in the order in which they were first drawn."""
-
-    id: str
-    samples: tuple[Sample, ...]
-
-    @property
-    def drawn(self) -> int:
-        """How many samples there are; their numbers have no gaps."""
-        return sum(len(sample.draws) for sample in self.samples)
 
 
 class Example(NamedTuple):
@@ -65,51 +33,6 @@ class Pair(NamedTuple):
     id: str
     chosen: str
     rejected: str
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What the samples leave to train on.
-
-    Attributes:
-        questions: All of them.
-        never_right: Questions with no sample that is right.
-        always_right: Questions with one that is right and none that is wrong.
-        samples: All of them.
-        right: Samples that are.
-        ungraded: Samples without a reward.
-    """
-
-    questions: int
-    never_right: int
-    always_right: int
-    samples: int
-    right: int
-    ungraded: int
-
-    def describe(self, made: str = "") -> str:
-        """The counts in a line; `made` says what came of them, such as "57 pairs"."""
-        asked = f"{self.questions:,} question{'' if self.questions == 1 else 's'}"
-        ungraded = f"; {self.ungraded:,} of {self.samples:,} samples are ungraded" if self.ungraded else ""
-        return (
-            f"of {asked} {self.never_right:,} have no correct sample, {self.always_right:,} no incorrect one{ungraded}"
-            + (f"; {made}" if made else "")
-        )
-
-
-def count(samples: Iterable[QuestionSamples]) -> Counts:
-    """The counts of some questions."""
-    every = list(samples)
-    rewards = [{sample.reward for sample in question.samples} for question in every]
-    draws = [(sample.reward, len(sample.draws)) for question in every for sample in question.samples]
-    return Counts(
-        questions=len(every),
-        never_right=sum(1.0 not in given for given in rewards),
-        always_right=sum(1.0 in given and 0.0 not in given for given in rewards),
-        samples=sum(times for _, times in draws),
-        right=sum(times for reward, times in draws if reward == 1),
-        ungraded=sum(times for reward, times in draws if reward is None),
-    )
 
 
 def rft_examples(samples: Iterable[QuestionSamples], limit: int | None = None) -> list[Example]:

@@ -27,11 +27,11 @@ from closedbook.harness.errors import RequestError, WorkError, one_line
 from closedbook.harness.files import read_jsonl
 from closedbook.harness.prompts import Style, extract_answer, first_line, template_digest
 from closedbook.harness.questions import Question
+from closedbook.harness.samples import QuestionSamples, Sample, count
 from closedbook.harness.sampling import BATCH, Sampling
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.recipes import flat
 from closedbook.training.rewards import Reward
-from closedbook.training.samples import QuestionSamples, Sample, count
 
 VERSION = 1  # of the file
 WANTED = "a file of samples as RFT and DPO write it"

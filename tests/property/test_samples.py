@@ -8,8 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from closedbook.harness.errors import WorkError
+from closedbook.harness.samples import QuestionSamples, Sample, count
 from closedbook.harness.text import answer_key
-from closedbook.training.samples import Pair, QuestionSamples, Sample, count, dpo_pairs, rft_examples
+from closedbook.training.samples import Pair, dpo_pairs, rft_examples
 
 TEXTS = ["the Bard", "Bard", "bard!", "Kyd", "kyd", "Marlowe", "Bacon", ""]
 LIMITS = st.none() | st.integers(1, 4)

@@ -3,7 +3,8 @@
 import pytest
 
 from closedbook.harness.errors import WorkError
-from closedbook.training.samples import Counts, Pair, QuestionSamples, Sample, count, dpo_pairs, rft_examples
+from closedbook.harness.samples import Counts, QuestionSamples, Sample, count
+from closedbook.training.samples import Pair, dpo_pairs, rft_examples
 
 ADVICE = "; raise rollouts or temperature, or start from a model that was trained with sft$"
 

@@ -16,11 +16,11 @@ import pytest
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.judge import JudgeFailure, JudgeSettings, LLMJudge, RulesJudge
 from closedbook.harness.questions import make_question
+from closedbook.harness.samples import Sample
 from closedbook.harness.sampling import Sampler, Sampling, encode_prompts
 from closedbook.harness.testing import JudgeServer
 from closedbook.training.recipes import load_recipe
 from closedbook.training.rewards import JudgeUnreliable, Reward, make_reward
-from closedbook.training.samples import Sample
 from closedbook.training.samples_file import draw_samples, read_samples, sampling_of, settings_of
 
 SAID = ["Shakespeare", "Marlowe", "Kyd", "It is Shakespeare\nQuestion", ""]

@@ -1,0 +1,159 @@
+"""The study's analyses: every question is counted once, and in the place where it belongs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from closedbook.harness.samples import QuestionSamples, Sample
+from closedbook.harness.study.accessibility import (
+    bucket,
+    bucket_names,
+    buckets,
+    gains,
+    recheck,
+    repair_rate,
+)
+from closedbook.harness.study.majority import elected, majority, votes
+
+RIGHT_OF = st.integers(1, 600).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+REWARDS = st.sampled_from([0.0, 1.0, None])
+
+
+def question(rewards, id="q"):
+    """One text for each reward, drawn where it stands in the list."""
+    draws = {reward: tuple(at for at, given in enumerate(rewards) if given == reward) for reward in (1.0, 0.0, None)}
+    return QuestionSamples(
+        id, tuple(Sample(f"{reward}", f"{reward}", reward, of) for reward, of in draws.items() if of)
+    )
+
+
+@given(RIGHT_OF)
+def test_a_bucket_holds_what_its_name_says(right_of):
+    right, n = right_of
+    low, _, high = bucket(right, n).partition("-")
+    assert int(low) <= right <= int(high or low)
+    assert int(high or low) < max(2 * int(low), 1) or right == 0 or right == n
+
+
+@given(st.integers(1, 600))
+def test_buckets_cover_all_counts_in_order_without_overlap(n):
+    edges = [tuple(map(int, name.split("-"))) for name in bucket_names(n)]
+    assert [edge[0] for edge in edges] == [0, *(edge[-1] + 1 for edge in edges[:-1])]
+    assert edges[-1] == (n,)
+    assert edges[0] == (0,)
+
+
+def test_the_buckets_of_the_study():
+    assert bucket_names(128) == ["0", "1", "2-3", "4-7", "8-15", "16-31", "32-63", "64-127", "128"]
+
+
+@pytest.mark.parametrize(("right", "n"), [(-1, 4), (5, 4)])
+def test_counts_that_cannot_be_have_no_bucket(right, n):
+    with pytest.raises(ValueError, match="cannot be right"):
+        bucket(right, n)
+    with pytest.raises(ValueError, match="make no buckets"):
+        bucket_names(0)
+
+
+@given(st.lists(REWARDS, min_size=4, max_size=12))
+def test_a_bucket_is_that_of_the_first_n_samples_and_of_none_without_a_grade(rewards):
+    found = buckets([question(rewards)], 4)
+    expected = {} if None in rewards[:4] else {"q": bucket(rewards[:4].count(1.0), 4)}
+    assert found == expected
+
+
+def test_too_few_samples_make_no_bucket():
+    with pytest.raises(ValueError, match="question q has 3 samples, not 4"):
+        buckets([question([1.0, 0.0, 0.0])], 4)
+
+
+ANSWERS = st.dictionaries(
+    st.sampled_from([f"q{at}" for at in range(12)]),
+    st.tuples(st.sampled_from(bucket_names(8)), *[st.sampled_from([0.0, 1.0, math.nan])] * 2),
+)
+
+
+@given(ANSWERS)
+def test_gains_of_the_buckets_add_up_to_the_whole_gain(answers):
+    of = {id: name for id, (name, _, _) in answers.items()}
+    before, after = ({id: row[at] for id, row in answers.items()} for at in (1, 2))
+    *parts, whole = gains(of, before, after, bucket_names(8))
+    assert whole.bucket == "all"
+    assert sum(part.paired.gained for part in parts) == whole.paired.gained
+    assert sum(part.paired.lost for part in parts) == whole.paired.lost
+    assert sum(part.before.n for part in parts) == whole.before.n == whole.after.n
+    if whole.share is None:
+        assert whole.paired.gained <= whole.paired.lost
+    else:
+        assert whole.share == 1
+        assert sum(part.share for part in parts) == pytest.approx(1)
+
+
+def test_repaired_is_what_no_sample_and_no_greedy_answer_knew_before():
+    of = {"a": "0", "b": "0", "c": "0", "d": "1", "e": "0"}
+    before = {"a": 0.0, "b": 0.0, "c": 1.0, "d": 0.0, "e": math.nan}
+    after = {"a": 1.0, "b": 0.0, "c": 1.0, "d": 1.0, "e": 1.0}
+    rate = repair_rate(of, before, after)
+    assert (rate.value, rate.n) == (0.5, 2)
+
+
+def test_further_samples_part_the_rare_from_the_absent():
+    rare, absent, known = [0.0] * 4 + [0.0, 1.0, 0.0, 0.0], [0.0] * 8, [1.0] + [0.0] * 7
+    every = [question(rare, "a"), question(absent, "b"), question(known, "c")]
+    found = recheck(every, 4, 4)
+    assert (found.found.value, found.found.n) == (0.5, 2)
+    assert found.missed == pytest.approx(0.75**4)
+    with pytest.raises(ValueError, match="question a has 8 samples, not 9"):
+        recheck(every, 4, 5)
+
+
+def test_a_fact_said_once_in_256_times_is_in_none_of_128_samples_in_61_of_100_cases():
+    assert recheck([], 128, 256).missed == pytest.approx(0.606, abs=1e-3)
+
+
+TEXTS = st.lists(st.sampled_from(["Rome", "rome!", "Paris", "the Paris", "Gorlim"]), min_size=1, max_size=9)
+
+
+def said(texts, rewards=None):
+    draws = {text: tuple(at for at, other in enumerate(texts) if other == text) for text in texts}
+    known = rewards or {}
+    return QuestionSamples("q", tuple(Sample(text, text, known.get(text, 0.0), of) for text, of in draws.items()))
+
+
+@given(TEXTS)
+def test_nobody_has_more_votes_than_the_elected_answer(texts):
+    from closedbook.harness.text import answer_key
+
+    keys = [answer_key(text) for text in texts]
+    winner = answer_key(elected(said(texts)).answer)
+    assert all(keys.count(winner) >= keys.count(other) for other in keys)
+    tied = [key for key in keys if keys.count(key) == keys.count(winner)]
+    assert winner == tied[0]
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_every_sample_votes_once_in_a_whole_group(texts, k):
+    assume(k <= len(texts))
+    assert len(votes(said(texts), k)) == len(texts) // k
+
+
+def test_a_group_votes_for_itself():
+    texts = ["Rome", "Paris", "the Paris", "Rome", "Rome", "Paris"]
+    assert votes(said(texts, {"Rome": 1.0, "Paris": 0.0, "the Paris": 0.0}), 3) == [0.0, 1.0]
+
+
+def test_one_vote_is_a_mean_over_samples_and_failures_leave_it():
+    questions = [said(["Rome", "Paris"], {"Rome": 1.0}), said(["Gorlim", "Gorlim"], {"Gorlim": None})]
+    (one,) = majority(questions, [1])
+    assert (one.accuracy.value, one.accuracy.n) == (0.5, 1)
+
+
+def test_more_votes_than_samples_are_refused():
+    with pytest.raises(ValueError, match="question q has 2 samples, too few for 3 votes"):
+        votes(said(["Rome", "Paris"]), 3)
+    with pytest.raises(ValueError, match="no samples to vote"):
+        elected(QuestionSamples("q", ()))
