@@ -67,6 +67,24 @@ class QuestionSamples:
         )
 
 
+def joined(lines: Iterable[QuestionSamples], n: int | None = None) -> QuestionSamples:
+    """One question's samples from several records of it: every draw below n, with the last reward that is known.
+
+    Args:
+        lines: All of one question, the oldest first; at least one.
+        n: Samples to look at; None for all.
+    """
+    every = list(lines)
+    found: dict[str, Sample] = {}
+    for new in (said for line in every for said in line.samples):
+        old = found.get(new.text, new)
+        draws = {draw for draw in (*old.draws, *new.draws) if n is None or draw < n}
+        reward = old.reward if new.reward is None else new.reward
+        found[new.text] = Sample(new.text, new.answer, reward, tuple(sorted(draws)))
+    drawn = (said for said in found.values() if said.draws)
+    return QuestionSamples(every[0].id, tuple(sorted(drawn, key=lambda said: said.draws[0])))
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What the samples leave to train on.

@@ -1,0 +1,216 @@
+"""The folder in which samples are kept: a head with all that they depend on, and a parquet file for each block of work.
+
+    runs/sample-base/
+        samples.json      what was sampled, how, and how many samples of how many questions were asked for
+        000000.parquet    id, text, answer, reward, draws: a row for each text of a question
+
+What would surprise:
+
+- A question may stand in several files: samples that were drawn later, or grades that could not be had before. Reading
+  joins them, so a folder in which a file is missing lacks those samples and nothing else; drawing makes them again.
+- The number of samples is no part of what they depend on: sample 7 of a question is the same whether 8 or 512 are
+  drawn.
+- Neither is the judge, as long as nothing is graded: samples may be drawn today and judged another day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from closedbook.harness.errors import RequestError, one_line
+from closedbook.harness.files import renamed_when_whole, write_text
+from closedbook.harness.questions import ids_digest
+from closedbook.harness.samples import QuestionSamples, Sample, joined
+
+VERSION = 1
+HEAD = "samples.json"
+COLUMNS = ("id", "text", "answer", "reward", "draws")
+WANTED = "a folder that `closedbook sample` wrote"
+
+
+class Head(NamedTuple):
+    """What a folder of samples is.
+
+    Attributes:
+        settings: All that a sample and its grade depend on, besides the question.
+        n: Samples of each question that were asked for last.
+        questions: How many questions.
+        ids: Digest of their ids.
+    """
+
+    settings: Mapping[str, Any]
+    n: int
+    questions: int
+    ids: str
+
+    @property
+    def digest(self) -> str:
+        """The identity of the settings: 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class SampleStore:
+    """The samples of one model, drawn in one way and graded by one judge.
+
+    Args:
+        folder: It need not be there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, settings: Mapping[str, Any], ids: Sequence[str], n: int) -> None:
+        """Ask for n samples of some questions; what is there of the same settings stays.
+
+        Args:
+            settings: As JSON has them; `judge` is None where nothing is graded.
+            ids: Of the questions.
+            n: Samples of each.
+
+        Raises:
+            RequestError: The folder holds samples of other settings, or other files.
+            WorkError: It cannot be written.
+        """
+        if (self.folder / HEAD).exists():
+            _require_same(self.folder, self.head().settings, settings)
+        elif self.folder.is_dir() and any(self.folder.glob("*")):
+            raise RequestError(f"{self.folder} holds other files; choose another folder")
+        head = Head(settings, n, len(ids), ids_digest(ids))
+        whole = {"version": VERSION, "digest": head.digest, **head._asdict()}
+        write_text(self.folder / HEAD, json.dumps(whole, indent=2) + "\n")
+
+    def head(self) -> Head:
+        """What the folder holds.
+
+        Raises:
+            RequestError: It has no such file, or one of another version.
+        """
+        path = self.folder / HEAD
+        try:
+            stated = json.loads(path.read_text(encoding="utf-8"))
+            if stated["version"] == VERSION:
+                head = Head(dict(stated["settings"]), int(stated["n"]), int(stated["questions"]), str(stated["ids"]))
+                if stated["digest"] == head.digest:
+                    return head
+        except (OSError, ValueError) as error:
+            raise RequestError(f"cannot read {path}: {one_line(error)}; name {WANTED}") from error
+        except (KeyError, TypeError):
+            pass
+        raise RequestError(f"{path} was changed, or is of another version; name {WANTED}")
+
+    def add(self, lines: Iterable[QuestionSamples]) -> None:
+        """Keep some samples, all of them or none.
+
+        Raises:
+            WorkError: They cannot be written.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [
+            {
+                "id": line.id,
+                "text": said.text,
+                "answer": said.answer,
+                "reward": said.reward,
+                "draws": list(said.draws),
+            }
+            for line in lines
+            for said in line.samples
+        ]
+        if rows:
+            number = 1 + max((int(path.stem) for path in self._parts()), default=-1)
+            with renamed_when_whole(self.folder / f"{number:06d}.parquet") as aside:
+                pq.write_table(pa.Table.from_pylist(rows, _schema()), aside)
+
+    def read(self, n: int | None = None) -> dict[str, QuestionSamples]:
+        """The samples that are there, by question id: every draw below n, with the last reward that is known.
+
+        Args:
+            n: Samples of each question to look at; None for all.
+
+        Raises:
+            RequestError: A file cannot be read.
+        """
+        found: defaultdict[str, list[QuestionSamples]] = defaultdict(list)
+        for row in self._rows():
+            said = Sample(row["text"], row["answer"], row["reward"], tuple(row["draws"]))
+            found[row["id"]].append(QuestionSamples(row["id"], (said,)))
+        return {id: whole for id, lines in found.items() if (whole := joined(lines, n)).samples}
+
+    def whole(self, n: int | None = None) -> list[QuestionSamples]:
+        """All samples that were asked for, by question id, for an analysis: with no gap, and graded.
+
+        Args:
+            n: Only the first n of each question; None for as many as were asked for.
+
+        Raises:
+            RequestError: More are wanted than were asked for, some are missing, or nothing is graded.
+        """
+        head = self.head()
+        wanted = head.n if n is None else n
+        if wanted > head.n:
+            raise RequestError(
+                f"{self.folder} holds {head.n} samples of each question, not {wanted}; draw more with -n"
+            )
+        if head.settings.get("judge") is None:
+            raise RequestError(f"{self.folder} holds samples without verdicts; run `closedbook sample` with a judge")
+        found = self.read(wanted)
+        short = sum(question.drawn < wanted for question in found.values())
+        if short or len(found) < head.questions:
+            missing = short + max(0, head.questions - len(found))
+            raise RequestError(
+                f"{self.folder}: {missing} of {head.questions} questions have fewer than {wanted} samples; the same "
+                "`closedbook sample` again draws what is missing"
+            )
+        return [found[id] for id in sorted(found)]
+
+    def _parts(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*.parquet") if path.stem.isdecimal())
+
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for path in self._parts():
+            try:
+                yield from pq.read_table(path, columns=list(COLUMNS)).to_pylist()
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise RequestError(
+                    f"cannot read {path}: {one_line(error)}; remove it, and the same `closedbook sample` draws what it "
+                    "held"
+                ) from error
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    types = (pa.string(), pa.string(), pa.string(), pa.float64(), pa.list_(pa.int32()))
+    return pa.schema(list(zip(COLUMNS, types, strict=True)))
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings with those of sections by their whole names, `judge.model`."""
+    whole: dict[str, Any] = {}
+    for name, value in settings.items():
+        whole |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return whole
+
+
+def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse other settings by the first one that differs; a judge may join samples that have none."""
+    old, new = dict(before), json.loads(json.dumps(now))
+    if old.get("judge") is None:
+        old["judge"] = new.get("judge")
+    first, second = flat(old), flat(new)
+    for name in sorted(first.keys() | second.keys()):
+        if first.get(name) != second.get(name):
+            raise RequestError(
+                f"{folder} holds samples of other settings: {name} was {first.get(name)!r} and is "
+                f"{second.get(name)!r}; choose another folder"
+            )
