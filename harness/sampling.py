@@ -31,6 +31,7 @@ from closedbook.harness.questions import Question
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.cache_utils import Cache
 
 STOP = "\nQuestion:"  # where the tasks end an answer: a base model that goes on to a next question
 BATCH = 64  # sequences at once
@@ -196,9 +197,11 @@ class Sampler:
         ids = [[self._pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         generate: Any = self.model.generate  # its type says little
+        input_ids, attention_mask = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
         generated = generate(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=self._read_once(input_ids, attention_mask),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -216,6 +219,29 @@ class Sampler:
         )
         tokens: list[list[int]] = generated[:, width:].tolist()
         return tokens
+
+    def _read_once(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Cache | None:
+        """Keys and values of all but the last token of each prompt, computed once for prompts that stand in many rows.
+
+        None where no prompt does, or where they have one token.
+        """
+        import torch
+
+        unique, row_of = torch.unique(input_ids, dim=0, return_inverse=True)
+        if len(unique) == len(input_ids) or input_ids.shape[1] == 1:
+            return None
+        of = torch.stack([(row_of == row).nonzero()[0, 0] for row in range(len(unique))])
+        mask = attention_mask[of, :-1]
+        read = self.model(
+            input_ids=input_ids[of, :-1],
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache: Cache = read.past_key_values
+        cache.batch_select_indices(row_of)
+        return cache
 
     def _text(self, tokens: list[int]) -> str:
         """The text up to the first token that ends an answer, or to the stop."""

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import wraps
 
 import pytest
 import torch
@@ -176,6 +177,24 @@ def test_samples_are_the_same_whatever_stands_beside_them(model, tokenizer):
         assert backwards[::-1] == together
     for prompt, key, texts in zip(PROMPTS, KEYS, together, strict=True):
         assert Sampler(model, tokenizer).sample([prompt], [key], 5, SHORT) == [texts]
+
+
+def test_a_prompt_is_read_once_for_all_its_samples(model, tokenizer, monkeypatch):
+    """The model sees each prompt but its last token once, then one token a row and step."""
+    seen = []
+    forward = model.forward
+
+    @wraps(forward)  # transformers looks at its signature
+    def watched(*args, **named):
+        seen.append(tuple(named["input_ids"].shape))
+        return forward(*args, **named)
+
+    monkeypatch.setattr(model, "forward", watched)
+    shared = Sampler(model, tokenizer).sample(PROMPTS, KEYS, 5, SHORT)
+    assert seen[0] == (len(PROMPTS), max(map(len, PROMPTS)) - 1)
+    assert set(seen[1:]) == {(5 * len(PROMPTS), 1)}
+    monkeypatch.setattr(Sampler, "_read_once", lambda self, ids, mask: None)
+    assert Sampler(model, tokenizer).sample(PROMPTS, KEYS, 5, SHORT) == shared
 
 
 def test_the_first_samples_are_the_same_however_many_are_drawn(sampler):
