@@ -48,6 +48,15 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def model_digest(path: str) -> str:
+    """The identity of a model: its files' digest, or its commit on the hub."""
+    if Path(path).is_dir():
+        return folder_digest(Path(path))
+    from transformers import AutoConfig
+
+    return f"{path}@{getattr(AutoConfig.from_pretrained(path), '_commit_hash', None)}"
+
+
 def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T]:
     """What `parse` makes of each line of a JSON Lines file; empty lines are skipped.
 

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.files import renamed_when_whole, write_text
-from closedbook.harness.questions import ids_digest
 from closedbook.harness.samples import QuestionSamples, Sample, joined
 
 VERSION = 1
@@ -39,14 +38,12 @@ class Head(NamedTuple):
     Attributes:
         settings: All that a sample and its grade depend on, besides the question.
         n: Samples of each question that were asked for last.
-        questions: How many questions.
-        ids: Digest of their ids.
+        ids: Of these questions.
     """
 
     settings: Mapping[str, Any]
     n: int
-    questions: int
-    ids: str
+    ids: tuple[str, ...]
 
     @property
     def digest(self) -> str:
@@ -80,7 +77,7 @@ class SampleStore:
             _require_same(self.folder, self.head().settings, settings)
         elif self.folder.is_dir() and any(self.folder.glob("*")):
             raise RequestError(f"{self.folder} holds other files; choose another folder")
-        head = Head(settings, n, len(ids), ids_digest(ids))
+        head = Head(settings, n, tuple(ids))
         whole = {"version": VERSION, "digest": head.digest, **head._asdict()}
         write_text(self.folder / HEAD, json.dumps(whole, indent=2) + "\n")
 
@@ -94,7 +91,7 @@ class SampleStore:
         try:
             stated = json.loads(path.read_text(encoding="utf-8"))
             if stated["version"] == VERSION:
-                head = Head(dict(stated["settings"]), int(stated["n"]), int(stated["questions"]), str(stated["ids"]))
+                head = Head(dict(stated["settings"]), int(stated["n"]), tuple(map(str, stated["ids"])))
                 if stated["digest"] == head.digest:
                     return head
         except (OSError, ValueError) as error:
@@ -161,14 +158,13 @@ class SampleStore:
         if head.settings.get("judge") is None:
             raise RequestError(f"{self.folder} holds samples without verdicts; run `closedbook sample` with a judge")
         found = self.read(wanted)
-        short = sum(question.drawn < wanted for question in found.values())
-        if short or len(found) < head.questions:
-            missing = short + max(0, head.questions - len(found))
+        short = [id for id in head.ids if id not in found or found[id].drawn < wanted]
+        if short:
             raise RequestError(
-                f"{self.folder}: {missing} of {head.questions} questions have fewer than {wanted} samples; the same "
+                f"{self.folder}: {len(short)} of {len(head.ids)} questions have fewer than {wanted} samples; the same "
                 "`closedbook sample` again draws what is missing"
             )
-        return [found[id] for id in sorted(found)]
+        return [found[id] for id in sorted(head.ids)]
 
     def _parts(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.parquet") if path.stem.isdecimal())

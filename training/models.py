@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from closedbook.harness.errors import RequestError, Unfinished, one_line
-from closedbook.harness.files import folder_digest
 from closedbook.harness.provenance import PROVENANCE_FILE
 from closedbook.harness.small_model import model_path
 from closedbook.training.recipe_fields import Recipe
@@ -50,15 +49,6 @@ def adapters(recipe: Recipe) -> dict[str, Any]:
     from peft import LoraConfig
 
     return {"peft_config": LoraConfig(**arguments)}
-
-
-def model_digest(path: str) -> str:
-    """The identity of a model: its files' digest, or its commit on the hub."""
-    if Path(path).is_dir():
-        return folder_digest(Path(path))
-    from transformers import AutoConfig
-
-    return f"{path}@{getattr(AutoConfig.from_pretrained(path), '_commit_hash', None)}"
 
 
 def write_model(recipe: Recipe, checkpoint: Path, folder: Path) -> None:

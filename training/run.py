@@ -32,7 +32,7 @@ from transformers import PrinterCallback, TrainerState
 from transformers.utils import logging as transformers_logging
 
 from closedbook.harness.errors import RequestError, Unfinished
-from closedbook.harness.files import write_text
+from closedbook.harness.files import model_digest, write_text
 from closedbook.harness.judge import make_judge
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.prompts import template_digest
@@ -56,7 +56,7 @@ from closedbook.training.examples import (
     train_questions,
     validation_questions,
 )
-from closedbook.training.models import adapters, load_model, model_digest, write_model
+from closedbook.training.models import adapters, load_model, write_model
 from closedbook.training.monitor import Monitor, read_log
 from closedbook.training.plan import LOG_FILE, RECIPE_FILE, Plan, plan
 from closedbook.training.recipe_fields import Recipe

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from closedbook.harness.files import model_digest
 from closedbook.harness.questions import Question, by_id
 from closedbook.harness.samples import QuestionSamples, count
 from closedbook.harness.sampling import Sampler
 from closedbook.harness.small_model import model_path
 from closedbook.training.batches import is_main, sampled_of
 from closedbook.training.examples import Row, answer_rows, pair_rows
-from closedbook.training.models import model_digest
 from closedbook.training.plan import SAMPLES_FILE
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.rewards import Reward
