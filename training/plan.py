@@ -25,7 +25,7 @@ from closedbook.training.recipe_fields import Recipe, reads
 
 RECIPE_FILE = "recipe.yaml"
 LOG_FILE = "log.jsonl"
-SAMPLES_FILE = "samples.jsonl"
+SAMPLES = "samples"
 
 ACTIVATION_BYTES = 34  # of one token in one layer, a unit of hidden size, in bfloat16: arXiv 2205.05198, equation 2
 
@@ -342,7 +342,7 @@ def _outputs(recipe: Recipe, memory: Memory | None) -> tuple[Output, ...]:
         Output(folder / LOG_FILE, "figures of every step"),
     ]
     if recipe.method in ("rft", "dpo"):
-        outputs.append(Output(folder / SAMPLES_FILE, "samples with their grades"))
+        outputs.append(Output(folder / SAMPLES, "samples with their grades"))
     outputs += [
         Output(
             folder / "checkpoint-N",

@@ -6,7 +6,7 @@ recipe or a subset without questions ends a run before a model is loaded.
     runs/grpo_cpu/
         recipe.yaml          the recipe, resolved
         log.jsonl            a line of figures a step
-        samples.jsonl        rft and dpo: samples with their rewards
+        samples/             rft and dpo: samples with their rewards
         checkpoint-N/        everything that a run needs to go on
         model.safetensors    the checkpoint that did best on validation, as a model folder
         README.md            the model card
@@ -31,6 +31,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerState
 from transformers.utils import logging as transformers_logging
 
+from closedbook.harness.engines import TransformersEngine
 from closedbook.harness.errors import RequestError, Unfinished
 from closedbook.harness.files import model_digest, write_text
 from closedbook.harness.judge import make_judge
@@ -62,7 +63,7 @@ from closedbook.training.plan import LOG_FILE, RECIPE_FILE, Plan, plan
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.recipes import changes, judge_of, published, to_yaml
 from closedbook.training.rewards import Reward, make_reward
-from closedbook.training.sampled import sampled_rows
+from closedbook.training.sampled import sampled_rows, sampling_of
 from closedbook.training.trainers import CHECKPOINT, checkpoints, make_trainer, step_of
 from closedbook.training.trl_config import trl_config, trl_name
 from closedbook.training.validation import ACCURACY, make_validation
@@ -209,9 +210,12 @@ def _run(
     config = trl_config(recipe, planned.batch, planned.steps, cpu=not torch.cuda.is_available())
     model, tokenizer = load_model(recipe)
     chat = uses_chat(tokenizer, recipe.chat)
-    prompts = encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)
+    encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)  # refuses one that is too long
     if recipe.method in ("rft", "dpo"):
-        rows = sampled_rows(recipe, questions, prompts, config, Sampler(model, tokenizer), reward, chat, progress)
+        sampling, digest = sampling_of(recipe), model_digest(model_path(recipe.model))
+        sampler = Sampler(model, tokenizer)
+        engine = TransformersEngine(sampler, digest, recipe.style, chat, sampling, recipe.max_prompt_tokens)
+        rows = sampled_rows(recipe, questions, engine, config, reward, progress)
         config.max_steps = steps_of(recipe, len(rows))  # they train on what their samples left
     elif recipe.method == "sft":
         rows = answer_rows(gold_examples(questions), recipe, chat)

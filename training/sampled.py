@@ -1,7 +1,11 @@
 """What RFT and DPO train on: samples of the model as it is, drawn and graded before training begins.
 
-What surprises: with several processes the first one draws all samples, by transformers, while the others wait for its
-file: equal files make equal rows, and a judge that fails on one process only must not part them.
+The samples lie in the run's folder, as `closedbook sample` would keep them. What surprises:
+
+- With several processes the first one draws all samples, with transformers, while the others wait for its folder: equal
+  samples make equal rows, and a judge that fails on one process only must not part them.
+- Once all are drawn, what the judge failed on is not graded again: what a run is trained on does not change when the
+  run goes on.
 """
 
 from __future__ import annotations
@@ -9,34 +13,37 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from closedbook.harness.files import model_digest
+from closedbook.harness.drawing import Engine, Said, draw
+from closedbook.harness.engines import TransformersEngine
 from closedbook.harness.questions import Question, by_id
+from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.samples import QuestionSamples, count
-from closedbook.harness.sampling import Sampler
-from closedbook.harness.small_model import model_path
+from closedbook.harness.sampling import Sampling
 from closedbook.training.batches import is_main, sampled_of
 from closedbook.training.examples import Row, answer_rows, pair_rows
-from closedbook.training.plan import SAMPLES_FILE
+from closedbook.training.plan import SAMPLES
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.rewards import Reward
 from closedbook.training.samples import dpo_pairs, rft_examples
-from closedbook.training.samples_file import draw_samples, read_samples
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, TrainingArguments
 
 
+def sampling_of(recipe: Recipe) -> Sampling:
+    """How a recipe's samples are drawn."""
+    return Sampling(recipe.temperature, recipe.top_p, recipe.top_k, recipe.max_new_tokens, recipe.seed)
+
+
 def sampled_rows(
     recipe: Recipe,
     questions: Sequence[Question],
-    prompts: Sequence[Sequence[int]],
+    engine: TransformersEngine,
     config: TrainingArguments,
-    sampler: Sampler,
     reward: Reward,
-    chat: bool,
     progress: bool,
 ) -> list[Row]:
     """Draw the samples that the run's folder does not hold yet; the correct ones as rows for SFT, or pairs for DPO.
@@ -44,11 +51,9 @@ def sampled_rows(
     Args:
         recipe: For rft or dpo.
         questions: The train questions.
-        prompts: Token ids of each one's prompt.
+        engine: The model, as it is.
         config: The trainer's, which knows device and processes.
-        sampler: Draws the samples.
-        reward: Grades them.
-        chat: Whether prompts go through the chat template.
+        reward: Grades the samples.
         progress: Show a bar.
 
     Raises:
@@ -56,57 +61,59 @@ def sampled_rows(
         Unfinished: The judge failed too often; what was drawn is kept.
         WorkError: The samples cannot be written, or leave nothing to train on.
     """
-    samples = _samples(recipe, questions, prompts, config, sampler, reward, chat, progress)
+    # where max_steps leaves questions out: ids are hashes, so those that stay are of all benchmarks
+    wanted = sorted(questions, key=lambda question: question.id)[: sampled_of(recipe, len(questions))]
+    with config.main_process_first(local=False), _on_device(engine.sampler.model, config.device):
+        if is_main():
+            samples = drawn(recipe, wanted, engine, reward, progress)
+        else:
+            found = SampleStore(recipe.folder / SAMPLES).read(recipe.rollouts)
+            samples = [found[question.id] for question in wanted]
     asked = by_id(questions)
     if recipe.method == "rft":
         examples = rft_examples(samples, recipe.examples)
-        made, rows = "example", answer_rows([(asked[e.id], e.text) for e in examples], recipe, chat)
+        made, rows = "example", answer_rows([(asked[e.id], e.text) for e in examples], recipe, engine.chat)
     else:
         pairs = dpo_pairs(samples, recipe.examples, recipe.seed)
-        made, rows = "pair", pair_rows([(asked[p.id], p.chosen, p.rejected) for p in pairs], recipe, chat)
+        made, rows = "pair", pair_rows([(asked[p.id], p.chosen, p.rejected) for p in pairs], recipe, engine.chat)
     if is_main():
         said = count(samples).describe(f"{len(rows):,} {made}{'' if len(rows) == 1 else 's'}")
         print(f"{recipe.name}: {said}", file=sys.stderr)
     return rows
 
 
-def _samples(
-    recipe: Recipe,
-    questions: Sequence[Question],
-    prompts: Sequence[Sequence[int]],
-    config: TrainingArguments,
-    sampler: Sampler,
-    reward: Reward,
-    chat: bool,
-    progress: bool,
+def drawn(
+    recipe: Recipe, questions: Sequence[Question], engine: Engine, reward: Reward, progress: bool = True
 ) -> list[QuestionSamples]:
-    # where max_steps leaves questions out: ids are hashes, so those that stay are of all benchmarks
-    asked = sorted(zip(questions, prompts, strict=True), key=lambda pair: pair[0].id)
-    asked = asked[: sampled_of(recipe, len(asked))]
-    file = recipe.folder / SAMPLES_FILE
-    with config.main_process_first(local=False):
-        if not is_main():
-            wanted = {question.id for question, _ in asked}
-            return [line for line in read_samples(file, recipe.rollouts) if line.id in wanted]
-        with _on_device(sampler.model, config.device):
-            return draw_samples(
-                file,
-                recipe,
-                [question for question, _ in asked],
-                [prompt for _, prompt in asked],
-                sampler,
-                reward,
-                model=model_digest(model_path(recipe.model)),
-                chat=chat,
-                progress=progress,
-            )
+    """The samples of each question, those that are missing drawn and graded; arguments as for `sampled_rows`."""
+    store, ids = SampleStore(recipe.folder / SAMPLES), [question.id for question in questions]
+    store.begin(settings_of(engine, reward), ids, recipe.rollouts)
+    found = store.read(recipe.rollouts)
+    if all(id in found and found[id].drawn == recipe.rollouts for id in ids):
+        return [found[id] for id in ids]
+
+    def grade(asked: Sequence[Said]) -> list[float | None]:
+        return reward(
+            completions=[text for _, text in asked],
+            question=[question.question for question, _ in asked],
+            answers=[question.answers for question, _ in asked],
+        )
+
+    return draw(store, questions, recipe.rollouts, engine, grade, recipe.style, progress=progress)
+
+
+def settings_of(engine: Engine, reward: Reward) -> dict[str, Any]:
+    """All that a sample and its reward depend on, besides the question."""
+    judge = dict(reward.judge.identity) if reward.judge else {"kind": reward.__name__}
+    return {**engine.identity, "judge": judge}
 
 
 @contextmanager
 def _on_device(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
-    """The model on a device for a while; accelerate wants to place it itself."""
+    """The model on a device for a while, in the first process; accelerate wants to place it itself."""
     before = model.device
-    model.to(device)  # type: ignore[arg-type]  # its type says otherwise
+    if is_main():
+        model.to(device)  # type: ignore[arg-type]  # its type says otherwise
     try:
         yield
     finally:

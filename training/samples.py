@@ -1,7 +1,7 @@
 """What RFT and DPO are trained on, chosen from samples of the train questions.
 
-Everything here is a function of values; `samples_file` draws samples and keeps them. What would surprise: an answer
-that the judge failed on is neither right nor wrong, so it is no example and in no pair.
+Everything here is a function of values; `sampled` has the samples drawn. What would surprise: an answer that the judge
+failed on is neither right nor wrong, so it is no example and in no pair.
 
     >>> lines = [QuestionSamples("q1", (Sample("Paris", "Paris", 1.0, (0, 2)), Sample("Rome", "Rome", 0.0, (1,))))]
     >>> [example.text for example in rft_examples(lines)], [pair.rejected for pair in dpo_pairs(lines)]

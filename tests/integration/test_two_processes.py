@@ -11,10 +11,10 @@ import pytest
 
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.provenance import read_provenance
+from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.testing import write_tiny_model
 from closedbook.training.accelerate import accelerate_dir
 from closedbook.training.monitor import read_log
-from closedbook.training.samples_file import read_samples
 from closedbook.training.trainers import checkpoints, step_of
 
 PLACES = ["Africa", "Asia", "Europe", "Oceania", "Euro", "Dollar", "Franc"]
@@ -58,9 +58,8 @@ def test_two_processes_train_as_one_run(stated, tmp_path):
 
 def test_samples_are_drawn_once_and_both_processes_train_on_them(stated, tmp_path):
     ended(launched("rft", tmp_path / "run", stated))
-    lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
-    samples = read_samples(tmp_path / "run" / "samples.jsonl")
-    assert len(samples) == len(lines) - 1 == 16
+    samples = SampleStore(tmp_path / "run" / "samples").whole()
+    assert len(samples) == 16
     assert {sample.drawn for sample in samples} == {ROLLOUTS}
     assert read_provenance(str(tmp_path / "run")).method == "rft"
 

@@ -266,3 +266,14 @@ def test_a_record_that_adds_a_grade_draws_nothing():
     from closedbook.harness.samples import joined
 
     assert joined(store_lines) == QuestionSamples("q", (Sample("Kyd", "Kyd", 0.0, (0,)),))
+
+
+def test_the_bar_shows_questions_done_and_the_share_right(tmp_path, capsys):
+    drawn(tmp_path, progress=True, questions=QUESTIONS[:4])
+    shown = capsys.readouterr()
+    assert re.search(r"sampling: 100%.* 4/4 .*right \d+\.\d%", shown.err)
+    assert shown.out == ""
+    drawn(tmp_path, progress=True)
+    assert re.search(r"sampling: +57%.* 4/7 ", capsys.readouterr().err)
+    drawn(tmp_path, progress=True)
+    assert capsys.readouterr().err == ""

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from closedbook.harness.errors import RequestError, Unfinished, WorkError
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.provenance import read_provenance
+from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.testing import JudgeServer
 from closedbook.training.models import write_model
 from closedbook.training.monitor import read_log
@@ -118,8 +119,7 @@ def interrupt(*_, **__):
 @pytest.mark.parametrize("name", ["rft_cpu", "dpo_cpu"])
 def test_max_steps_caps_the_sampling_and_the_samples_are_said_and_kept(recipe, name, capsys):
     done = train(recipe(name, "max_steps=1", "rollouts=8"), progress=False)
-    sampled = (done.folder / "samples.jsonl").read_text().splitlines()
-    assert len(sampled) == 1 + 4  # the head, and the questions of one step
+    assert len(SampleStore(done.folder / "samples").whole()) == 4  # the questions of one step
     assert "of 4 questions" in capsys.readouterr().err
     assert done.steps == 1
 
