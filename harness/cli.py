@@ -15,6 +15,7 @@ from functools import wraps
 from importlib.metadata import entry_points
 from inspect import Signature, signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -116,8 +117,9 @@ def with_flags(argument: str, make: Callable[..., object]) -> Callable[[Command]
 
         own = signature(command).parameters
         taken = [p for name in own for p in (flags.values() if name == argument else [own[name]])]
-        run.__annotations__ = {p.name: p.annotation for p in taken}
-        hints = get_type_hints(run, include_extras=True)  # typer reads texts in annotations, but not in a signature
+        # typer reads texts in annotations, but not in a signature; each is read where it stands
+        hints = _hints(make, flags) | _hints(command, [name for name in own if name != argument])
+        run.__annotations__ = {p.name: hints[p.name] for p in taken}
         taken = [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in taken]
         run.__signature__ = Signature(taken)  # type: ignore[attr-defined]
         return run
@@ -125,7 +127,13 @@ def with_flags(argument: str, make: Callable[..., object]) -> Callable[[Command]
     return decorate
 
 
-def _judge_settings(
+def _hints(function: Callable[..., object], names: Iterable[str]) -> dict[str, Any]:
+    """The types of some parameters, those of the others not looked up: they may be known to type checkers only."""
+    stated = {name: function.__annotations__[name] for name in names}
+    return get_type_hints(SimpleNamespace(__annotations__=stated), vars(sys.modules[function.__module__]), None, True)
+
+
+def judge_flags(
     judge: Annotated[str | None, typer.Option(help="rules, openai or vllm; else CLOSEDBOOK_JUDGE, else rules.")] = None,
     judge_model: Annotated[str | None, typer.Option(help="The judge's model; else CLOSEDBOOK_JUDGE_MODEL.")] = None,
     judge_url: Annotated[str | None, typer.Option(help="The judge's server; else CLOSEDBOOK_JUDGE_BASE_URL.")] = None,
@@ -175,7 +183,7 @@ def _decider(
         raise RequestError(f"--decider is rules, llm or cascade, not {decider!r}")
     if decider == "rules":
         return rules
-    settings = _judge_settings(judge, judge_model, judge_url, judge_set, budget, max_failures)
+    settings = judge_flags(judge, judge_model, judge_url, judge_set, budget, max_failures)
     if settings.kind == "rules":
         raise RequestError(f"--decider {decider} needs a model: --judge openai or --judge vllm, with --judge-model")
     return LLMDecider(settings, rules_first=decider == "cascade")
@@ -218,7 +226,7 @@ def _end_if_too_many(tally: Tally, settings: JudgeSettings, kept: object) -> Non
         people.print(f"note: {tally}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: bool = True) -> None:
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: bool = True) -> None:
     """A table for people; `whole` keeps words and figures in one piece, whatever the width of the screen."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
@@ -236,7 +244,7 @@ def _cell(value: object) -> str:
 
 
 @app.command("eval")
-@with_flags("settings", _judge_settings)
+@with_flags("settings", judge_flags)
 def eval_command(
     model: Annotated[
         str,
@@ -304,7 +312,7 @@ def _print_evaluations(evaluations: list[Evaluation], judge: str) -> None:
     every = [(task, figures) for evaluation in evaluations for task, figures in evaluation.figures.items()]
     shown = [name for name in (*METRICS, "corrected") if any(name in figures for _, figures in every)]
     rows = [[task, figures["exact_match"].n, *(figures.get(metric) for metric in shown)] for task, figures in every]
-    _table(f"In per cent, with 95 % intervals; judge: {judge}", ["task", "n", *shown], rows)
+    print_table(f"In per cent, with 95 % intervals; judge: {judge}", ["task", "n", *shown], rows)
     for evaluation in evaluations:
         people.print(f"run folder: {evaluation.folder}", highlight=False, soft_wrap=True)
 
@@ -341,7 +349,7 @@ def print_comparison(runs: Mapping[str, Run], metric: str, show: int) -> None:
         changes = [paired.difference, paired.gained, paired.lost, f"{row.p:.2g}"] if paired else [None] * 4
         rows.append([row.task, row.run, row.accuracy.n, row.accuracy, *changes])
     columns = ["task", "run", "n", "accuracy", "difference", "gained", "lost", "p"]
-    _table(f"{metric}, in per cent, with 95 % intervals; differences from the first run", columns, rows)
+    print_table(f"{metric}, in per cent, with 95 % intervals; differences from the first run", columns, rows)
     (first, base), *others = runs.items()
     for name, run in others if show else ():
         for task, before in base.items():
@@ -353,7 +361,7 @@ def print_comparison(runs: Mapping[str, Run], metric: str, show: int) -> None:
                 ]
                 said = f"{task}, {title} in {name}: {len(ids)}" + (f", of these {show}" if len(ids) > show else "")
                 if shown:
-                    _table(said, ["question", "gold", first, name], shown, whole=False)
+                    print_table(said, ["question", "gold", first, name], shown, whole=False)
                 else:
                     typer.echo(f"{said}\n")
 
@@ -375,7 +383,7 @@ def data_check(names: Names = None, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(reports)
     else:
-        _table(
+        print_table(
             "Sources",
             ["benchmark", "split", "rows", "of", "questions", "merged", "unusable", "pinned"],
             [
@@ -480,7 +488,7 @@ def _summary(manifests: Mapping[str, Manifest]) -> dict[str, dict[str, object]]:
 def _print_manifests(manifests: Mapping[str, Manifest]) -> None:
     columns = ("train", "validation", "test", "dropped from test", "dropped from validation", "dropped from train")
     shown = [column for column in columns if any(column in m.counts for m in manifests.values())]
-    _table(
+    print_table(
         "Questions",
         ["benchmark", "built from", *(column.replace("dropped from ", "dropped\n") for column in shown)],
         [[name, m.variant, *(f"{m.counts.get(column, 0):,}" for column in shown)] for name, m in manifests.items()],
@@ -561,7 +569,7 @@ def dedup_score(
         print_json(figures)
     else:
         names = ("precision", "recall", "f1")
-        _table(
+        print_table(
             f"same_fact; decider: {_kind(decider)}",
             ["", *names],
             [[group, *(f"{entry[n]}\nn = {entry[n].n}" for n in names)] for group, entry in figures.items()],
@@ -616,13 +624,13 @@ def dedup_diff(
         ("dropped by the first alone", found.only_first),
         ("by the second alone", found.only_second),
     ):
-        _table(
+        print_table(
             f"{title}: {len(decisions)} questions" + (f", the first {SHOWN} of them" if len(decisions) > SHOWN else ""),
             ["question", "contained in", "rule", "score", "decider"],
             [[d.question, d.candidate, d.rule, f"{d.score:.2f}", d.decider] for d in decisions[:SHOWN]],
         )
     rows = [[change, count] for change, count in found.verdicts.items()]
-    _table(f"Verdicts that differ, of {found.pairs} pairs in both", ["first -> second", "pairs"], rows)
+    print_table(f"Verdicts that differ, of {found.pairs} pairs in both", ["first -> second", "pairs"], rows)
 
 
 @dedup_app.command("contamination")
@@ -637,7 +645,7 @@ def dedup_contamination(
 
 
 @dedup_app.command("effect")
-@with_flags("settings", _judge_settings)
+@with_flags("settings", judge_flags)
 def dedup_effect(
     model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
     names: Names = None,
@@ -663,7 +671,7 @@ def dedup_effect(
     if as_json:
         print_json(found)
     else:
-        _table(
+        print_table(
             f"In per cent, with 95 % intervals; judge: {_named(settings)}",
             ["benchmark", "dropped", "n", "on the kept", "n", "on the dropped", "full - deduplicated"],
             [
@@ -780,7 +788,7 @@ def _print_matches(report: Mapping[str, Any]) -> None:
     columns = ", ".join(f"{name} {column!r}" for name, column in report["train"]["columns"].items() if column)
     unsure = report["by_verdict"].get("unsure", {}).get("rows", 0)
     taken = f"taken out: {report['contained']['rows']:,}, of these unsure: {unsure:,}"
-    _table(
+    print_table(
         f"{rows['read']:,} rows read{notes}\nColumns: {columns}\nRows {taken}",
         ["", "your rows", "our questions", "of"],
         [
@@ -789,7 +797,7 @@ def _print_matches(report: Mapping[str, Any]) -> None:
         ],
     )
     if report["by_rule"]:
-        _table(
+        print_table(
             "By rule",
             ["rule", "your rows", "our questions"],
             [[rule, f"{of['rows']:,}", f"{of['questions']:,}"] for rule, of in report["by_rule"].items()],
@@ -797,7 +805,7 @@ def _print_matches(report: Mapping[str, Any]) -> None:
 
 
 @judge_app.command("grade")
-@with_flags("settings", _judge_settings)
+@with_flags("settings", judge_flags)
 def judge_grade(
     answers: Annotated[Path, typer.Argument(help="JSON Lines with question, golds and answer.")],
     out: Annotated[Path | None, typer.Option(help="Graded lines; by default beside the input, *.graded.jsonl.")] = None,
@@ -824,7 +832,7 @@ def judge_grade(
     if as_json:
         print_json({"overall": figures})
     else:
-        _table(
+        print_table(
             f"Grades; judge: {_named(settings)}",
             ["", "per cent [95 %]", "n"],
             [[name, str(figure), figure.n] for name, figure in figures.items()],
@@ -835,7 +843,7 @@ def judge_grade(
 
 
 @judge_app.command("calibrate")
-@with_flags("settings", _judge_settings)
+@with_flags("settings", judge_flags)
 def judge_calibrate(
     labels: Annotated[
         Path,
@@ -875,7 +883,7 @@ def judge_calibrate(
         print_json(calibration.figures())
     else:
         names = ("accuracy", "fpr", "fnr", "kappa")
-        _table(
+        print_table(
             f"In per cent, with 95 % intervals, against people; judge: {_named(settings)}",
             ["", "n", *names],
             [
@@ -889,7 +897,7 @@ def judge_calibrate(
 
 
 @judge_app.command("attack")
-@with_flags("settings", _judge_settings)
+@with_flags("settings", judge_flags)
 def judge_attack(
     *,
     settings: JudgeSettings,
@@ -913,7 +921,7 @@ def judge_attack(
     if as_json:
         print_json(report.figures)
     else:
-        _table(
+        print_table(
             f"Wrong answers called right, in per cent, with 95 % intervals; judge: {_named(settings)}",
             ["family", "n", "fpr"],
             [[family, entry["fpr"].n, entry["fpr"]] for family, entry in report.figures.items()],

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EngineName = Literal["hf", "vllm", "openai"]
 LONGEST_PROMPT = 1024  # tokens; the tasks' prompts have about a tenth
+RETRIES = 4  # further tries of a call to a server
 
 
 def engine_identity(model: str, style: Style, chat: bool, sampling: Sampling, **own: str) -> dict[str, Any]:
@@ -160,7 +161,6 @@ class ServerEngine:
         chat: False to send plain text to /completions, for a base model; else chat messages.
         sampling: How samples are drawn. A server that knows no `top_k` is not sent one of 0.
         concurrency: Calls under way at once.
-        retries: Further tries of a call.
     """
 
     def __init__(
@@ -171,11 +171,9 @@ class ServerEngine:
         chat: bool,
         sampling: Sampling,
         concurrency: int = 64,
-        retries: int = 4,
     ) -> None:
         self.url, self.model, self.style, self.chat, self.sampling = url, model, style, chat, sampling
-        self.concurrency, self.retries = concurrency, retries
-        self.at_once = 4 * concurrency
+        self.concurrency, self.at_once = concurrency, 4 * concurrency
         self.identity: Mapping[str, Any] = engine_identity(model, style, chat, sampling, engine="server", server=url)
 
     def sample(self, questions: Sequence[Question], n: int, first: int) -> list[list[str]]:
@@ -202,7 +200,7 @@ class ServerEngine:
         try:
             async with (
                 AsyncOpenAI(
-                    api_key=key, base_url=self.url, max_retries=self.retries, http_client=DefaultAioHttpClient()
+                    api_key=key, base_url=self.url, max_retries=RETRIES, http_client=DefaultAioHttpClient()
                 ) as client,
                 asyncio.TaskGroup() as group,
             ):

@@ -1,0 +1,84 @@
+"""`closedbook sample`: found by the command line in the entry point group `closedbook.commands`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from closedbook.harness.cli import JsonFlag, judge_flags, people, print_json, print_spending, print_table, with_flags
+from closedbook.harness.judge.settings import JudgeSettings
+
+
+@with_flags("settings", judge_flags)
+def sample_command(
+    model: Annotated[str, typer.Argument(help="Model folder, hub id, smollm2, or with openai its name on the server.")],
+    task: Annotated[str, typer.Option(help="One task; see `closedbook tasks list`.")] = "worldfacts_dedup",
+    split: Annotated[str, typer.Option(help="test, validation, train or dropped.")] = "test",
+    n: Annotated[int, typer.Option("-n", min=1, help="Samples of each question.")] = 128,
+    temperature: Annotated[float, typer.Option(help="Above 0; 1 is the model's own distribution.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Share of the probability to draw from.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Likeliest tokens to draw from; 0 for all.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    seed: Annotated[int, typer.Option(help="Another seed draws other samples.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
+    engine: Annotated[str, typer.Option(help="hf (transformers), vllm, or openai (any such server).")] = "hf",
+    base_url: Annotated[str, typer.Option(help="The server's address, with --engine openai.")] = "",
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")
+    ] = None,
+    *,
+    settings: JudgeSettings,
+    grade: Annotated[
+        bool, typer.Option("--grade/--no-grade", help="Grade the samples now, or with the same command another day.")
+    ] = True,
+    allow_contaminated: Annotated[
+        bool, typer.Option("--allow-contaminated", help="Ask a checkpoint questions that it was trained on.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the samples; the same one is added to.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw many answers to each question: what the model can say, not only what it says first.
+
+    Example: `closedbook sample smollm2 --task worldfacts_dedup -n 32 --out runs/base`, and later
+    `-n 128` with the same folder, which draws the other 96. A run that is killed goes on where it was. Prints the share
+    of samples that are right and pass@k, with intervals over questions.
+    """
+    from closedbook.harness.errors import RequestError
+    from closedbook.harness.judge import make_judge
+    from closedbook.harness.sampling import Sampling
+    from closedbook.harness.study.sample import Request, sample
+
+    names: dict[str, Literal["hf", "vllm", "openai"]] = {"hf": "hf", "vllm": "vllm", "openai": "openai"}
+    if engine not in names:
+        raise RequestError(f"--engine is hf, vllm or openai, not {engine!r}")
+    if temperature <= 0 or not 0 < top_p <= 1:
+        raise RequestError("--temperature is above 0 and --top-p above 0 and at most 1; for greedy answers use `eval`")
+    request = Request(
+        model,
+        task,
+        split,
+        n,
+        Sampling(temperature, top_p, top_k, max_new_tokens, seed),
+        names[engine],
+        base_url,
+        "auto" if chat is None else chat,
+        limit,
+        out,
+        allow_contaminated,
+    )
+    done = sample(request, settings if grade else None)
+    if grade:
+        print_spending(make_judge(settings))
+    if as_json:
+        print_json(
+            {"folder": done.folder, "counts": done.counts, "pass_at_k": [point._asdict() for point in done.passes]}
+        )
+    else:
+        print(done.counts.describe())
+        if done.passes:
+            print_table(
+                "pass@k in per cent, with 95 % intervals", ["k", "pass@k"], [[p.k, p.estimate] for p in done.passes]
+            )
+    people.print(f"samples: {done.folder}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,146 @@
+"""`closedbook sample`: many answers of a model to each question of a task, graded and kept.
+
+The folder can be added to: more samples with a larger n, more questions without a limit, grades by a judge another day.
+What surprises: a question's samples are graded against all its gold answers once for each different text, so that 128
+samples of an easy question cost one verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from closedbook.harness.drawing import Engine, Said, draw
+from closedbook.harness.engines import EngineName, make_engine
+from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.judge import Grade, Judge, JudgeSettings, Triple, make_judge
+from closedbook.harness.manifests import load_questions, read_manifest
+from closedbook.harness.pass_at_k import PassAtK, Sampled, curve
+from closedbook.harness.prompts import Style, extract_answer
+from closedbook.harness.provenance import check_untrained, read_provenance
+from closedbook.harness.questions import Question
+from closedbook.harness.sample_store import SampleStore
+from closedbook.harness.samples import Counts, QuestionSamples, count
+from closedbook.harness.sampling import Sampling
+from closedbook.harness.small_model import model_path
+from closedbook.harness.sources import benchmark
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        model: Folder, hub id, `smollm2`, or a name on a server.
+        task: Of this package, such as popqa_dedup.
+        split: test, validation, train or dropped.
+        n: Samples of each question.
+        sampling: How they are drawn.
+        engine: hf, vllm or openai.
+        base_url: The server's address, with openai.
+        chat: Whether to ask through the chat template; "auto" if there is one.
+        limit: The first questions only.
+        out: The folder; `runs/sample-MODEL-TASK-SPLIT` unless stated.
+        allow_contaminated: Ask a checkpoint questions that it was trained on.
+    """
+
+    model: str
+    task: str = "worldfacts_dedup"
+    split: str = "test"
+    n: int = 128
+    sampling: Sampling = field(default_factory=Sampling)
+    engine: EngineName = "hf"
+    base_url: str = ""
+    chat: bool | Literal["auto"] = "auto"
+    limit: int | None = None
+    out: Path | None = None
+    allow_contaminated: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the samples go."""
+        return self.out or Path("runs") / f"sample-{Path(self.model).name}-{self.task}-{self.split}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A finished run: its folder, what is in it, and pass@k for powers of two."""
+
+    folder: Path
+    samples: Sequence[QuestionSamples]
+    counts: Counts
+    passes: Sequence[PassAtK]
+
+
+def asked_by(task: str) -> tuple[str, Style]:
+    """The benchmark and the style of prompt of a task.
+
+    Raises:
+        RequestError: It is none of ours.
+    """
+    name, _, rest = task.partition("_")
+    styles: Mapping[str, Style] = {"dedup": "direct", "dedup_cot": "cot"}
+    if rest not in styles:
+        raise RequestError(f"--task {task!r} is none of ours; see `closedbook tasks list`")
+    return benchmark(name).name, styles[rest]
+
+
+def sample(request: Request, judging: JudgeSettings | None, progress: bool = True) -> Drawn:
+    """Draw what the folder lacks, and grade it.
+
+    Args:
+        request: What is asked for.
+        judging: The judge; None to grade nothing now.
+        progress: Show a bar on standard error.
+
+    Raises:
+        RequestError: The request cannot be carried out; the folder is as it was.
+        WorkError: It ended early; all blocks before are kept, and the same call goes on.
+    """
+    name, style = asked_by(request.task)
+    if request.n < 1:
+        raise RequestError(f"-n {request.n}: draw at least one sample")
+    questions = load_questions(name, request.split)[: request.limit]
+    path = model_path(request.model) if request.engine != "openai" else request.model
+    if request.engine != "openai" and (provenance := read_provenance(path)):
+        ids = read_manifest(name).ids(request.split)
+        check_untrained(request.model, provenance, name, request.split, ids, request.allow_contaminated)
+    judge = make_judge(judging) if judging else None
+    if judge:
+        judge.preflight()
+    engine = make_engine(request.engine, path, style, request.chat, request.sampling, base_url=request.base_url)
+    store = SampleStore(request.folder)
+    store.begin(settings_of(engine, name, request.split, judge), [question.id for question in questions], request.n)
+    grade = _grading(judge, style) if judge else None
+    try:
+        samples = draw(store, questions, request.n, engine, grade, style, progress=progress)
+    except KeyboardInterrupt:
+        raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
+    return Drawn(request.folder, samples, count(samples), passes(samples, request.n) if judge else ())
+
+
+def settings_of(engine: Engine, name: str, split: str, judge: Judge | None) -> dict[str, Any]:
+    """All that a sample and its grade depend on, besides the question."""
+    task = {"benchmark": name, "split": split, "manifest": read_manifest(name).digest}
+    return {**engine.identity, "task": task, "judge": dict(judge.identity) if judge else None}
+
+
+def passes(samples: Sequence[QuestionSamples], n: int) -> list[PassAtK]:
+    """pass@k for each power of two up to n that the graded samples of every question allow."""
+    sampled = [Sampled(line.drawn - line.failed, line.right, line.failed) for line in samples]
+    most = min((of.n for of in sampled if of.n), default=0)
+    return curve(sampled, [k for k in (1 << at for at in range(n.bit_length())) if k <= min(n, most)])
+
+
+def _grading(judge: Judge, style: Style) -> Any:
+    def grade(asked: Sequence[Said]) -> list[float | None]:
+        judgements = judge.grade([_triple(question, text, style) for question, text in asked], quiet=True)
+        return [float(said is Grade.CORRECT) if isinstance(said, Grade) else None for said in judgements]
+
+    return grade
+
+
+def _triple(question: Question, text: str, style: Style) -> Triple:
+    return Triple(question.question, question.answers, extract_answer(text, style))
