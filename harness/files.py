@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -49,12 +50,22 @@ def folder_digest(folder: Path) -> str:
 
 
 def model_digest(path: str) -> str:
-    """The identity of a model: its files' digest, or its commit on the hub."""
+    """The identity of a model: its files' digest, or its commit on the hub.
+
+    Raises:
+        RequestError: It is no folder, and the hub does not have it or cannot be reached.
+    """
     if Path(path).is_dir():
         return folder_digest(Path(path))
     from transformers import AutoConfig
 
-    return f"{path}@{getattr(AutoConfig.from_pretrained(path), '_commit_hash', None)}"
+    try:
+        return f"{path}@{getattr(AutoConfig.from_pretrained(path), '_commit_hash', None)}"
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"model {path}: no such folder, and the hub cannot be asked or does not have it ({one_line(error, 120)}); "
+            "name a model folder, a hub id or smollm2"
+        ) from error
 
 
 def read_jsonl(path: Path, parse: Callable[[Any], T], wanted: str) -> Iterator[T]:
@@ -153,3 +164,27 @@ def write_text(path: Path, text: str) -> None:
     """
     with written_aside(path) as file:
         file.write(text)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder for a while; one that is killed lets go of it.
+
+    Raises:
+        RequestError: Another run is there, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RequestError(f"cannot write to {folder}: {one_line(error)}; choose another folder") from error
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(f"another run writes to {folder}; wait for it, or choose another folder") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(held)

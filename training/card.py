@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SMALL_MODEL, SMALL_MODEL_ID, SMALL_MODEL_LICENCE = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+UNITS = {"grpo": "questions", "sft": "examples", "rft": "examples", "dpo": "pairs"}
 TRAINED_ON = {
     "grpo": "its own sampled answers to the train questions, rewarded when they are right",
     "sft": "the gold answers to the train questions",
@@ -151,8 +152,9 @@ def _opening(recipe: Recipe, provenance: Provenance) -> str:
         f"# {_text(recipe.name)}\n\n"
         f"This is {_code(provenance.base_model)}, trained with {method} to answer the questions of {titles} from "
         "memory, without looking anything up. Made with closedbook and TRL.\n\n"
-        f"It was trained on {TRAINED_ON[recipe.method]}: {len(provenance.train_ids):,} questions{included} (digest of "
-        f"their ids: {_code(provenance.train_ids_digest)}). The folder holds the checkpoint of step {provenance.step}."
+        f"It was trained on {TRAINED_ON[recipe.method]}: {provenance.step:,} steps of at most {recipe.questions:,} "
+        f"{UNITS[recipe.method]}, drawn from {len(provenance.train_ids):,} questions{included} (digest of their ids: "
+        f"{_code(provenance.train_ids_digest)}). The folder holds the checkpoint of step {provenance.step}."
     )
 
 
@@ -179,7 +181,8 @@ def _scoring(recipe: Recipe) -> str:
     ours = {True: " --chat", False: " --no-chat", "auto": ""}[recipe.chat]
     auto = " Without a chat template, leave out `--apply_chat_template`." if recipe.chat == "auto" else ""
     commands = [
-        f"lm_eval --model hf --model_args {shlex.quote(f'pretrained={folder}')} --tasks {tasks}{theirs}",
+        f"lm_eval --model hf --model_args {shlex.quote(f'pretrained={folder}')} --tasks {tasks}{theirs} "
+        "--batch_size 32",
         f"closedbook eval {shlex.quote(folder)} --tasks {tasks}{ours}",
     ]
     return (
@@ -193,10 +196,10 @@ def _scoring(recipe: Recipe) -> str:
 def _forbidden(provenance: Provenance) -> str:
     return (
         "## What it must not be evaluated on\n\n"
-        f"The {len(provenance.train_ids):,} questions that it was trained on, whose ids stand in `provenance.json`: a "
-        "score on them is memory of the training. closedbook reads that file and refuses them, unless "
-        "`--allow-contaminated` is given; other harnesses do not know of it. Questions that state the same facts in "
-        "other words are as bad; the `_dedup` tasks leave them out."
+        f"The {len(provenance.train_ids):,} questions that its training drew from, whose ids stand in "
+        "`provenance.json`: a score on them is memory of the training. closedbook reads that file and refuses them, "
+        "unless `--allow-contaminated` is given; other harnesses do not know of it. Questions that state the same "
+        "facts in other words are as bad; the `_dedup` tasks leave them out."
     )
 
 

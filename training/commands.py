@@ -67,6 +67,9 @@ def train_command(
     from closedbook.harness.judge import make_judge
     from closedbook.training.run import train
 
+    whole = recipe.folder.glob("checkpoint-*/provenance.json")
+    if resume and is_main() and not any((*whole, (recipe.folder / "provenance.json").is_file())):
+        people.print(f"{recipe.folder} holds no checkpoint yet: starting from step 0", highlight=False, soft_wrap=True)
     with _telling_how("go on with --resume"):
         done = train(recipe, resume=resume)
     if not is_main():

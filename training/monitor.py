@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from closedbook.harness.errors import RequestError
 from closedbook.harness.files import write_text
 from closedbook.training.plan import LOG_FILE
 from closedbook.training.recipe_fields import Recipe
@@ -51,6 +52,7 @@ class Monitor(TrainerCallback):
 
     Attributes:
         stop: Why the run was asked to end early; None where it was not.
+        begun: Whether a step was begun, so that all there was to load is loaded.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Monitor(TrainerCallback):
         self.recipe, self.trainer, self.validate = recipe, trainer, validate
         self.main, self.progress = main, progress and main
         self.stop: str | None = None
+        self.begun = False
         self.accuracy: float | None = None
         self._steps: list[Step] = []
         self._window = 0
@@ -93,6 +96,10 @@ class Monitor(TrainerCallback):
 
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.recipe.name, unit="step")
 
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Remember that it came to this."""
+        self.begun = True
+
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Validate, and end where that was asked for and a run can go on from here."""
         step, every = state.global_step, self.recipe.validation.every
@@ -114,9 +121,10 @@ class Monitor(TrainerCallback):
         """Whether any process was asked to end: all must end after the same step, or they wait for each other."""
         accelerator = self.trainer.accelerator
         asked = torch.tensor([self.stop is not None], device=accelerator.device)
-        if accelerator.gather(asked).any():
+        anyone = bool(accelerator.gather(asked).any())  # a signal that comes now counts at the next step, for all
+        if anyone:
             self.stop = self.stop or f"{self.recipe.folder}: another process was asked to end; see its message"
-        return self.stop is not None
+        return anyone
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Write a step's figures, and look for signs of reward hacking."""
@@ -192,13 +200,20 @@ def _plain(value: float | None) -> float | None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; none where there is none. A torn last line, of a run that was killed, is left out."""
+    """The whole lines of a log; none where there is none. A torn last line, of a run that was killed, is left out.
+
+    Raises:
+        RequestError: Another line is damaged.
+    """
+    texts = path.read_bytes().splitlines() if path.is_file() else []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+            lines.append(line | {"step": int(line["step"])})
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(texts):
+                raise RequestError(f"{path}, line {number}: it is damaged; restore the file, or remove it") from error
     return lines
 
 

@@ -5,7 +5,7 @@ there. Numbers of work are upper bounds; memory and money are estimates, and the
 
     >>> from closedbook.training.recipes import load_recipe
     >>> plan(load_recipe("grpo_paper"), train_questions=10_000, devices=8).describe()[1]
-    '624 optimiser steps of 128 questions x 5 rollouts; 8 epochs over 10,000 questions'
+    '624 optimiser steps of 128 questions x 5 rollouts; 8 epochs over 10,000 questions (16 left out, others each time)'
 """
 
 from __future__ import annotations
@@ -167,10 +167,12 @@ class Plan:
             else _count(recipe.questions, "pair" if recipe.method == "dpo" else "example")
         )
         most = "at most " if self.steps_at_most else ""
+        rest = self.train_questions % (recipe.questions * self.batch.generation_steps) if recipe.method == "grpo" else 0
+        left = f" ({rest} left out, others each time)" if rest else ""
         cap = f", capped by max_steps={recipe.max_steps}" if recipe.max_steps else ""
         return (
             f"{most}{_count(self.steps, 'optimiser step')} of {size}; {_count(recipe.epochs, 'epoch')} over "
-            f"{_count(self.train_questions, 'question')}{cap}"
+            f"{_count(self.train_questions, 'question')}{left}{cap}"
         )
 
     def _sharing(self) -> str:

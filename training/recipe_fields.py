@@ -97,7 +97,9 @@ class Recipe(Section):
     style: Style = Field(default="direct", description="Prompt: direct, or cot for a chain of thought")
     subset: Subset | None = Field(default=None, description="Only these train questions; null for all")
 
-    questions: Whole = Field(ge=1, description="Questions an optimiser step; examples, for sft, rft and dpo")
+    questions: Whole = Field(
+        ge=1, le=1_000_000, description="Questions an optimiser step; examples, for sft, rft and dpo"
+    )
     rollouts: Whole = Field(default=5, ge=1, description="Samples of each question")
     epochs: Whole = Field(ge=1, description="Times that the train questions are gone through")
     max_steps: Whole | None = Field(default=None, ge=1, description="Optimiser steps at most; null for all epochs")
@@ -159,7 +161,7 @@ class Recipe(Section):
     lora: Lora | None = Field(default=None, description="Train low-rank adapters only; null for all weights")
     vllm: Vllm = Field(default=Vllm(), description="Who draws the rollouts")
 
-    seed: Whole = Field(default=0, ge=0, description="Seed of everything that is random")
+    seed: Whole = Field(default=0, ge=0, lt=2**32, description="Seed of everything that is random")
     watch: Literal["warn", "stop", "off"] = Field(
         default="warn", description="What to do when the reward rises and exact match falls, or one answer takes over"
     )
@@ -174,6 +176,13 @@ class Recipe(Section):
     def folder(self) -> Path:
         """Where the run is written."""
         return Path(self.output_dir).expanduser() if self.output_dir else Path("runs") / self.name
+
+    @field_validator("name")
+    @classmethod
+    def _file_name(cls, name: str) -> str:
+        if name in (".", "..") or "/" in name:
+            raise ValueError(f"{name!r} cannot be the name of a folder; use letters, digits, - and _")
+        return name
 
     @field_validator("benchmarks")
     @classmethod
@@ -268,4 +277,4 @@ def meant(wrong: str, known: Iterable[str]) -> str:
     """The nearest known name, if one is near, and all of them."""
     names = list(known)
     near = get_close_matches(wrong, names, n=1)
-    return (f"did you mean {near[0]}? " if near else "") + f"There are {', '.join(names)}"
+    return (f"did you mean {near[0]}? There" if near else "there") + f" are {', '.join(names)}"

@@ -41,6 +41,16 @@ would take.
 
 ## Shipped recipes
 Names are METHOD_SIZE: `cpu` for two cores, `gpu_small` for one small GPU, `paper` for the study's own setting."""
+SUBSET = """\
+Paths in a recipe are relative to its folder, those on the command line to the current one. The ids of a benchmark's
+train questions, with the questions:
+
+```
+python -c "from closedbook.harness.manifests import load_questions as load
+for question in load('popqa', 'train'): print(question.id, question.question)"
+```
+
+A file of buckets is parquet or JSON Lines with the columns `id` and `bucket`."""
 FIELDS = """\
 ## Fields
 `closedbook recipes --fields` prints them. A field without a default has to be stated, except `name`, which is then
@@ -72,7 +82,8 @@ def recipe_page() -> str:
     recipes = _table(["recipe", "what"], [[f"`{name}`", what] for name, what in shipped_recipes().items()])
     parts = [INTRODUCTION, recipes, FIELDS, _fields("")]
     sections = dict.fromkeys(row.name.partition(".")[0] for row in recipe_rows() if "." in row.name)
-    parts += [part for section in sections for part in (f"### {section}", _fields(section))]
+    for section in sections:
+        parts += [f"### {section}", _fields(section), *([SUBSET] if section == "subset" else [])]
     return "\n\n".join([*parts, "### judge", JUDGE]) + "\n"
 
 

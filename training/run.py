@@ -19,12 +19,13 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import yaml
 from datasets import Dataset
@@ -32,8 +33,8 @@ from transformers import PrinterCallback, TrainerState
 from transformers.utils import logging as transformers_logging
 
 from closedbook.harness.engines import TransformersEngine
-from closedbook.harness.errors import RequestError, Unfinished
-from closedbook.harness.files import model_digest, write_text
+from closedbook.harness.errors import ClosedbookError, RequestError, Unfinished, WorkError, one_line
+from closedbook.harness.files import alone, model_digest, write_text
 from closedbook.harness.judge import make_judge
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.prompts import template_digest
@@ -67,6 +68,8 @@ from closedbook.training.sampled import sampled_rows, sampling_of
 from closedbook.training.trainers import CHECKPOINT, checkpoints, make_trainer, step_of
 from closedbook.training.trl_config import trl_config, trl_name
 from closedbook.training.validation import ACCURACY, make_validation
+
+ONE_BEFORE = "remove it, and --resume goes on from the one before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,9 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
     make_judge(judge_of(recipe)).preflight()
     provenance = _provenance(recipe, questions)
     _require_same(folder, provenance)
-    write_text(folder / RECIPE_FILE, to_yaml(recipe))
     try:
-        with _quiet():
+        with alone(folder) if is_main() else nullcontext(), _quiet():
+            write_text(folder / RECIPE_FILE, to_yaml(recipe))
             return _run(recipe, planned, questions, validation, reward, provenance, progress)
     except KeyboardInterrupt:
         raise Unfinished(f"{folder}: interrupted; its last samples or checkpoint are kept") from None
@@ -127,16 +130,21 @@ def _opened(recipe: Recipe, resume: bool) -> Path:
         RequestError: It holds another recipe's run, or this one's and nobody asked to resume.
     """
     folder, file = recipe.folder, recipe.folder / RECIPE_FILE
+    if not is_main():  # the first process looks; by now it may have begun to write
+        return folder
     if not file.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
             raise RequestError(f"{folder} holds other files; choose another output_dir")
         return folder
-    before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        before = dict(yaml.safe_load(file.read_bytes()))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise RequestError(f"{file} is damaged: {one_line(error)}; restore it, or choose another output_dir") from error
     now = yaml.safe_load(to_yaml(recipe))
     if changed := changes(before, now):
         raise RequestError(
-            f"{folder} holds the run of another recipe ({changed[0]}); choose another output_dir, or give the same "
-            "recipe"
+            f"{folder} holds the run of another recipe ({changed[0]}); give the same recipe, or choose another "
+            f"output_dir, where model={folder} starts from what it was trained to"
         )
     if not resume and (checkpoints(folder) or (folder / PROVENANCE_FILE).is_file()):
         raise RequestError(f"{folder} holds a run of this recipe; go on with --resume, or choose another output_dir")
@@ -154,7 +162,7 @@ def _require_same(folder: Path, now: Provenance) -> None:
     for last in checkpoints(folder)[-1:]:
         before = read_provenance(str(last))
         assert before is not None  # or the checkpoint would not be whole
-        for name in ("base_digest", "manifests", "train_ids", "prompt", "judge"):
+        for name in ("base_digest", "model_digest", "manifests", "train_ids", "prompt", "judge"):
             if getattr(before, name) != getattr(now, name):
                 raise RequestError(
                     f"{folder}: {name} differs from what {last.name} was trained with; give the same as then, or "
@@ -210,7 +218,8 @@ def _run(
     config = trl_config(recipe, planned.batch, planned.steps, cpu=not torch.cuda.is_available())
     model, tokenizer = load_model(recipe)
     chat = uses_chat(tokenizer, recipe.chat)
-    encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)  # refuses one that is too long
+    prompts = encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)
+    _require_room(recipe, model, max(map(len, prompts)))
     if recipe.method in ("rft", "dpo"):
         sampling, digest = sampling_of(recipe), model_digest(model_path(recipe.model))
         sampler = Sampler(model, tokenizer)
@@ -242,22 +251,62 @@ def _run(
     return Trained(recipe.folder, state.global_step, best, state.best_metric)
 
 
+def _require_room(recipe: Recipe, model: Any, longest: int) -> None:
+    """Refuse answers that the model has no positions for.
+
+    Raises:
+        RequestError: The longest prompt and answer are longer than its context.
+    """
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room and longest + recipe.max_new_tokens > room:
+        raise RequestError(
+            f"recipe {recipe.name}: max_new_tokens: a prompt of {longest} tokens and {recipe.max_new_tokens} more do "
+            f"not fit the model's {room} positions; use max_new_tokens={max(1, room - longest)}"
+        )
+
+
 def _trained(trainer: Any, monitor: Monitor, last: Sequence[Path]) -> TrainerState:
     """Train to the end, from the last checkpoint if there is one; the state in which that leaves the trainer.
 
     Raises:
+        RequestError: The checkpoint cannot be gone on from.
         Unfinished: The run was asked to end early, and has.
     """
     for checkpoint in last:
+        _require_whole(checkpoint)
         if step_of(checkpoint) >= trainer.args.max_steps:  # TRL would take one more step before it looks
             done: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             return done
-    with monitor.ends_calmly():
-        trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+    try:
+        with monitor.ends_calmly():
+            trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+    except ClosedbookError:
+        raise
+    except Exception as error:  # each file of a checkpoint is read by another library
+        if monitor.begun or not last:
+            raise
+        raise RequestError(f"cannot read {last[0]}: {one_line(error)}; {ONE_BEFORE}") from error
     state: TrainerState = trainer.state
     if state.global_step < state.max_steps:
         raise Unfinished(f"{monitor.stop}; step {state.global_step} is kept")
     return state
+
+
+def _require_whole(checkpoint: Path) -> None:
+    """See to it that a checkpoint has all to go on from: TRL would start the optimizer afresh without a word.
+
+    Raises:
+        RequestError: It lacks something, or its state cannot be read.
+    """
+    held = {path.name for path in checkpoint.iterdir()}
+    sharded = any(name.startswith("global_step") for name in held)  # ZeRO-3 keeps all of it in there
+    for wanted in ("trainer_state.json", *(() if sharded else ("optimizer", "scheduler", "rng_state"))):
+        if not any(name.startswith(wanted) for name in held):
+            raise RequestError(f"{checkpoint} lacks its {wanted}; {ONE_BEFORE}")
+    try:
+        TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    except (OSError, ValueError, TypeError) as error:
+        raise RequestError(f"cannot read {checkpoint}: {one_line(error)}; {ONE_BEFORE}") from error
 
 
 @contextmanager
@@ -268,6 +317,8 @@ def _quiet() -> Iterator[None]:
     """
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     loud = [logging.getLogger(name) for name in ("trl", "accelerate")]
     before, levels = transformers_logging.get_verbosity(), [log.level for log in loud]
     transformers_logging.set_verbosity_error()
@@ -282,6 +333,8 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
         if bars:
             transformers_logging.enable_progress_bar()
+        if not hidden:
+            datasets.enable_progress_bars()
         for log, level in zip(loud, levels, strict=True):
             log.setLevel(level)
 
@@ -289,13 +342,14 @@ def _quiet() -> Iterator[None]:
 def _provenance(recipe: Recipe, questions: Sequence[Question]) -> Provenance:
     """The provenance of a checkpoint before the first step."""
     path = model_path(recipe.model)
-    parent = read_provenance(path)
+    parent, digest = read_provenance(path), model_digest(path)
     ids = {question.id for question in questions} | set(parent.train_ids if parent else ())
     judge = make_judge(judge_of(recipe)).identity
     return Provenance(
         method=recipe.method,
         base_model=parent.base_model if parent else recipe.model,
-        base_digest=parent.base_digest if parent else model_digest(path),
+        base_digest=parent.base_digest if parent else digest,
+        model_digest=digest,
         step=0,
         seed=recipe.seed,
         recipe=published(recipe),
@@ -311,8 +365,9 @@ def _provenance(recipe: Recipe, questions: Sequence[Question]) -> Provenance:
 
 def _finish(recipe: Recipe, best: Path, validated: int) -> None:
     """Make the run's folder the model folder of its best checkpoint; its provenance is written last."""
-    folder, provenance = recipe.folder, read_provenance(str(best))
-    assert provenance is not None  # or the checkpoint would not be whole
+    folder, provenance = recipe.folder, read_provenance(str(best)) if best.is_dir() else None
+    if provenance is None:
+        raise WorkError(f"{best}, the checkpoint that did best, is gone; put it back and go on with --resume")
     write_model(recipe, best, folder)
     write_text(folder / "README.md", model_card(recipe, provenance, read_log(folder / LOG_FILE), validated))
     write_provenance(folder, provenance)

@@ -24,7 +24,7 @@ from typing import Any
 
 from closedbook.harness.dedup.candidates import RETRIEVAL
 from closedbook.harness.dedup.own_matching import BY_WORDS
-from closedbook.harness.dedup.own_parts import Part, Parts, alone
+from closedbook.harness.dedup.own_parts import Part, Parts
 from closedbook.harness.dedup.own_rows import (
     CHUNK,
     LONGEST,
@@ -42,7 +42,7 @@ from closedbook.harness.dedup.own_rows import (
 from closedbook.harness.dedup.own_workers import Work, compare
 from closedbook.harness.dedup.rules import RULES
 from closedbook.harness.errors import RequestError, WorkError, one_line
-from closedbook.harness.files import write_text, written_aside
+from closedbook.harness.files import alone, write_text, written_aside
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.questions import Question
 from closedbook.harness.sources import benchmark, benchmarks

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -91,27 +89,3 @@ class Parts:
     def all(self, count: int) -> Iterator[Part]:
         """The parts of so many chunks, in order."""
         return map(self.load, range(count))
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder for a while; one that is killed lets go of it.
-
-    Raises:
-        RequestError: Another run is there, or the folder cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise RequestError(f"cannot write to {folder}: {one_line(error)}; choose another --out") from error
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RequestError(f"another run writes to {folder}; wait for it, or choose another --out") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(held)

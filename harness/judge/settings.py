@@ -176,10 +176,13 @@ def judge_settings(metadata: Mapping[str, Any] | None = None, default: str | Non
         )
         raise RequestError(f"judge: {'.'.join(map(str, first['loc'])) or 'budget'}: {first['msg']}{shown}") from None
     if settings.kind != "rules" and not settings.model:
-        raise RequestError(f"judge: {settings.kind} needs a model; give --judge-model or set CLOSEDBOOK_JUDGE_MODEL")
+        raise RequestError(
+            f"judge: {settings.kind} needs a model; give --judge-model (in a recipe judge.model) or set "
+            "CLOSEDBOOK_JUDGE_MODEL"
+        )
     if settings.kind == "openai" and settings.api_key is None and settings.base_url == OPENAI_URL:
         raise RequestError(
-            "judge: openai needs a key; set OPENAI_API_KEY, or name a local server with --judge-url or "
-            "CLOSEDBOOK_JUDGE_BASE_URL"
+            "judge: openai needs a key; set OPENAI_API_KEY, or name a local server with --judge-url (in a recipe "
+            "judge.base_url) or CLOSEDBOOK_JUDGE_BASE_URL"
         )
     return settings

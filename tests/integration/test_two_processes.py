@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ import pytest
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.provenance import read_provenance
 from closedbook.harness.sample_store import SampleStore
-from closedbook.harness.testing import write_tiny_model
+from closedbook.harness.testing import JudgeServer, write_tiny_model
 from closedbook.training.accelerate import accelerate_dir
 from closedbook.training.monitor import read_log
+from closedbook.training.recipes import load_recipe
+from closedbook.training.run import train
 from closedbook.training.trainers import checkpoints, step_of
 
 PLACES = ["Africa", "Asia", "Europe", "Oceania", "Euro", "Dollar", "Franc"]
@@ -38,7 +42,23 @@ def launched(method, folder, stated, *more):
                "--num_processes", "2", "--main_process_port", "0", "-m", "closedbook.harness.cli", "train", method,
                *stated, f"output_dir={folder}", *more]  # fmt: skip
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+                               start_new_session=True)  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def ended(process):
@@ -62,6 +82,46 @@ def test_samples_are_drawn_once_and_both_processes_train_on_them(stated, tmp_pat
     assert len(samples) == 16
     assert {sample.drawn for sample in samples} == {ROLLOUTS}
     assert read_provenance(str(tmp_path / "run")).method == "rft"
+
+
+def test_one_process_draws_and_judges_the_samples_for_both(stated, tmp_path):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge = f"judge={{kind: openai, model: m, base_url: '{server.url}', cache: 'off'}}"
+        ended(launched("rft", tmp_path / "run", stated, "reward=judge", judge, "max_steps=1", "validation.every=null"))
+    texts = [question.question for question in load_questions("worldfacts", "train")]
+    prompts = [prompt for prompt in server.prompts if "It is Paris" not in prompt]  # with which the judge is tried
+    asked = Counter(prompt for prompt in prompts if any(text in prompt for text in texts))
+    assert len(asked) > ROLLOUTS
+    assert set(asked.values()) == {1}
+
+
+@pytest.fixture
+def judging():
+    """A judge that calls about half of all answers right, always the same ones."""
+    with JudgeServer(lambda prompt: f"{len(prompt) % 2}.0") as server:
+        yield server
+
+
+def test_validation_is_the_same_however_many_processes_ask(stated, tmp_path, judging):
+    """The weights do not move; an odd number of questions, so that one of them is asked twice and counts once."""
+    judge = f"judge={{kind: openai, model: m, base_url: '{judging.url}', cache: 'off'}}"
+    still = (
+        *stated,
+        judge,
+        "learning_rate=1.0e-30",
+        "max_steps=1",
+        "validation={every: null, limit: 41}",
+        "save={every: 1}",
+    )
+    still = tuple(text for text in still if not text.startswith(("rollouts", "reward")))  # which sft does not read
+    ended(launched("sft", tmp_path / "two", still))
+    train(load_recipe("sft_cpu", [*still, f"output_dir={tmp_path / 'one'}"]), progress=False)
+    one, two = (
+        {name: value for name, value in read_log(tmp_path / run / "log.jsonl")[-1].items() if "validation/" in name}
+        for run in ("one", "two")
+    )
+    assert one == two
+    assert 0 < one["validation/judge_correct"] < 1
 
 
 def of_rank(rank):
@@ -94,5 +154,3 @@ def test_a_signal_that_reaches_one_process_ends_both_after_the_same_step_and_the
     while len(read_log(tmp_path / "run" / "log.jsonl")) <= step_of(kept):
         assert again.poll() is None, again.stderr.read()
         time.sleep(0.05)
-    again.kill()
-    again.communicate()

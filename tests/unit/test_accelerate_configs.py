@@ -175,3 +175,9 @@ def test_the_command_lines_module_can_be_launched():
     )
     assert done.returncode == 0
     assert "closedbook" in done.stdout
+
+
+def test_the_folder_of_the_configurations_is_printed_as_the_help_says():
+    command = [sys.executable, "-m", "closedbook.training.accelerate"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(accelerate_dir())

@@ -115,3 +115,9 @@ def test_sft_is_given_the_first_gold_answer():
 def test_dpo_is_given_the_better_and_the_worse_answer():
     (row,) = pair_rows([(ASKED, "Gorlim", "Tharn")], recipe(), chat=False)
     assert (row["chosen"], row["rejected"]) == (" Gorlim", " Tharn")
+
+
+def test_a_chain_of_thought_is_trained_on_the_prompt_that_asks_for_one():
+    chat, plain = (rollout_rows([ASKED], recipe("style=cot"), chat)[0]["prompt"] for chat in (True, False))
+    assert chat == messages(ASKED.question, "cot") != messages(ASKED.question)
+    assert plain == question_prompt(ASKED.question, "cot")

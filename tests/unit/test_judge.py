@@ -184,7 +184,10 @@ def test_a_configured_judge_without_its_key_says_which_variable_to_set(monkeypat
 
 
 def test_a_configured_judge_without_a_model_says_which_variable_to_set():
-    with pytest.raises(RequestError, match="needs a model; give --judge-model or set CLOSEDBOOK_JUDGE_MODEL"):
+    with pytest.raises(
+        RequestError,
+        match=r"needs a model; give --judge-model \(in a recipe judge.model\) or set CLOSEDBOOK_JUDGE_MODEL",
+    ):
         judge_settings({"judge": "openai"})
 
 

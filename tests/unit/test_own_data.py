@@ -285,7 +285,7 @@ def test_a_damaged_parquet_file_is_refused(tmp_path, rows):
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, rows):
     train = jsonl(tmp_path / "t.jsonl", rows)
-    assert "choose another --out" in refused(train, out=train)
+    assert "choose another folder" in refused(train, out=train)
 
 
 @pytest.mark.parametrize("name", ["filtered.jsonl", "matches.jsonl", ".parts/t.jsonl", ".parts/matches.jsonl"])

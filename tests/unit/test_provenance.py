@@ -92,7 +92,7 @@ def test_equal_provenances_are_equal_bytes_and_the_ids_come_last():
     assert to_text(turned) == to_text(trained_on(["a", "b"]))
     assert list(json.loads(to_text(turned))) == [
         "method", "base_model", "base_digest", "step", "seed", "recipe", "manifests", "judge", "prompt", "versions",
-        "revision", "parent", "train_ids_digest", "train_ids",
+        "revision", "parent", "model_digest", "train_ids_digest", "train_ids",
     ]  # fmt: skip
 
 
@@ -419,3 +419,46 @@ def test_an_evaluation_that_is_allowed_says_so_in_its_run_folder(tiny_model, tmp
     (results,) = (tmp_path / "run").rglob("results_*.json")
     configs = json.loads(results.read_text())["configs"]
     assert configs["worldfacts_dedup"]["metadata"]["closedbook"]["checkpoint"]["pretrained"] == carried
+
+
+@pytest.mark.parametrize("names", [("recipe.yaml", "log.jsonl"), ("trainer_state.json",)])
+def test_what_training_has_not_finished_is_refused_since_nobody_can_say_what_it_has_seen(tmp_path, names):
+    run = tmp_path / "run"
+    folder = run / "checkpoint-2" if "trainer_state.json" in names else run
+    folder.mkdir(parents=True)
+    for path in (run / "recipe.yaml", run / "log.jsonl", *(folder / name for name in names)):
+        path.write_text("")
+    with pytest.raises(RequestError, match=r"is of a training run that has not ended; go on with --resume$"):
+        read_provenance(str(folder))
+
+
+def test_a_checkpoint_of_another_trainer_has_no_provenance_and_is_asked(tmp_path):
+    (tmp_path / "trainer_state.json").write_text("{}")
+    assert read_provenance(str(tmp_path)) is None
+
+
+def test_a_provenance_that_leads_nowhere_is_refused(tmp_path):
+    (tmp_path / PROVENANCE_FILE).symlink_to("nowhere.json")
+    with pytest.raises(RequestError, match=r"^cannot read .*provenance\.json"):
+        read_provenance(str(tmp_path))
+
+
+def test_adapters_over_a_checkpoint_answer_for_what_it_was_trained_on(tmp_path):
+    base, adapters = tmp_path / "base", tmp_path / "adapters"
+    for folder in (base, adapters):
+        folder.mkdir()
+    write_provenance(base, trained_on(TEST[:12]))
+    (adapters / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    with pytest.raises(RequestError, match=REFUSED):
+        check_checkpoints({"pretrained": str(adapters)}, "worldfacts", "test", TEST)
+    (adapters / "adapter_config.json").write_text("[]")
+    assert check_checkpoints({"pretrained": str(adapters)}, "worldfacts", "test", TEST) == {}
+
+
+def test_a_checkpoint_in_a_subfolder_is_looked_up_there(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write_provenance(tmp_path / "sub", trained_on(TEST[:12]))
+    arguments = {"pretrained": str(tmp_path), "subfolder": "sub"}
+    with pytest.raises(RequestError, match=REFUSED):
+        check_checkpoints(arguments, "worldfacts", "test", TEST)
+    assert check_checkpoints({"pretrained": str(tmp_path)}, "worldfacts", "test", TEST) == {}

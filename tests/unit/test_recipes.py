@@ -574,3 +574,27 @@ def test_a_recipe_names_every_form_of_advantages_and_rewards_that_there_is():
 
     for field, kind in (("advantages", Form), ("reward", RewardName)):
         assert set(get_args(Recipe.model_fields[field].annotation)) == set(get_args(kind))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("max_steps=010", "max_steps=1:30", "seed=4294967296", "questions=1000001"),
+        *("name=..", "name=a/b"),
+    ],
+)
+def test_what_looks_like_another_number_or_a_path_is_refused_by_its_field(text):
+    with pytest.raises(RequestError, match=rf"recipe .*{text.partition('=')[0]}: "):
+        load_recipe("grpo_cpu", [text])
+
+
+def test_a_path_in_a_recipe_is_relative_to_its_folder_and_on_the_command_line_to_the_current_one(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.yaml").write_text("base: grpo_cpu\nsubset: {ids: ids.txt}\n")
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("there/mine.yaml")
+    assert recipe.subset is not None
+    assert recipe.subset.ids == str(tmp_path / "there" / "ids.txt")
+    stated = load_recipe("grpo_cpu", ["subset.ids=ids.txt"]).subset
+    assert stated is not None
+    assert stated.ids == str(tmp_path / "ids.txt")

@@ -1,6 +1,9 @@
 """The sampling stage of RFT and DPO: what it adds to drawing samples into a folder."""
 
 import hashlib
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ from closedbook.harness.sampling import Sampling
 from closedbook.harness.testing import JudgeServer
 from closedbook.training.recipes import load_recipe
 from closedbook.training.rewards import JudgeUnreliable, Reward, make_reward
-from closedbook.training.sampled import drawn, sampling_of, settings_of
+from closedbook.training.sampled import drawn, sampled_rows, sampling_of, settings_of
 
 SAID = ["Shakespeare", "Marlowe", "Kyd"]
 QUESTIONS = [make_question("worldfacts", f"who wrote play {n}", ["Shakespeare"]) for n in range(300)]
@@ -58,9 +61,12 @@ class Failing(Reward):
 @pytest.fixture
 def recipe(tmp_path):
     """Makes a recipe of a run in a folder of its own."""
-    return lambda *overrides, out="run": load_recipe(
-        "rft_cpu", ["rollouts=8", f"output_dir={tmp_path / out}", *overrides]
-    )
+
+    def make(*overrides, out="run"):
+        name = "dpo_cpu" if "method=dpo" in overrides else "rft_cpu"
+        return load_recipe(name, ["rollouts=8", "examples=null", f"output_dir={tmp_path / out}", *overrides])
+
+    return make
 
 
 def stage(recipe, reward=None, engine=None, questions=QUESTIONS[:20]):
@@ -107,6 +113,36 @@ def test_what_samples_do_not_depend_on_may_change(recipe):
     lines, engine = stage(recipe()), Scripted()
     assert stage(recipe("learning_rate=1.0e-3", "epochs=3", "examples=1"), engine=engine) == lines
     assert engine.asked == []
+
+
+def rows_of(recipe, questions=QUESTIONS[:20]):
+    """What TRL is given, by an engine whose model lies nowhere."""
+    engine: Any = Scripted()
+    engine.chat, engine.sampler = False, SimpleNamespace(model=SimpleNamespace(device="cpu", to=lambda device: None))
+    config: Any = SimpleNamespace(device="cpu", main_process_first=lambda local: nullcontext())
+    return sampled_rows(recipe, questions, engine, config, Failing(False), progress=False), engine
+
+
+def test_of_a_pair_the_right_answer_is_the_chosen_one(recipe):
+    dpo, _ = rows_of(recipe("rollouts=8", "method=dpo", "beta=0.1"))
+    assert len(dpo) > 1
+    assert {row["chosen"] for row in dpo} == {" Shakespeare"}
+    assert {row["rejected"] for row in dpo} == {" Marlowe", " Kyd"}
+
+
+def test_rft_trains_on_right_answers_and_as_many_as_the_recipe_says(recipe):
+    rows, _ = rows_of(recipe())
+    assert {row["completion"] for row in rows} == {" Shakespeare"}
+    pairs, _ = rows_of(recipe("method=dpo", "beta=0.1", out="pairs"))
+    fewer, _ = rows_of(recipe("method=dpo", "beta=0.1", "examples=1", out="fewer"))
+    others, _ = rows_of(recipe("method=dpo", "beta=0.1", "examples=1", "seed=3", out="others"))
+    assert len(fewer) == len({row["prompt"] for row in pairs}) < len(pairs)
+    assert fewer != others
+
+
+def test_max_steps_takes_questions_by_their_ids_so_that_none_of_the_benchmarks_comes_first(recipe):
+    _, engine = rows_of(recipe("max_steps=1", "questions=4"))
+    assert sorted(set(engine.asked)) == sorted(question.id for question in QUESTIONS[:20])[:4]
 
 
 def test_the_settings_hold_the_judge_and_no_key():

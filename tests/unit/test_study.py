@@ -50,7 +50,7 @@ def test_every_checkpoint_answers_the_questions_of_the_base_model_and_is_compare
 
 def test_a_part_that_fails_says_which_command_and_why(tiny_policy: Path, tmp_path: Path) -> None:
     broken = recipe(tiny_policy, "subset.ids=nosuch.txt")
-    with pytest.raises(WorkError, match=r"closedbook train grpo .* failed:\n.*nosuch\.txt"):
+    with pytest.raises(WorkError, match=r"closedbook train grpo .* failed:\n.*starting from step 0\n.*nosuch\.txt"):
         run_study({"grpo": broken}, "worldfacts_dedup", tmp_path)
 
 

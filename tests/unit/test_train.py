@@ -3,28 +3,35 @@
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 import trl
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from closedbook.harness.errors import RequestError, Unfinished, WorkError
+from closedbook.harness.files import alone
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.provenance import read_provenance
 from closedbook.harness.sample_store import SampleStore
+from closedbook.harness.sampling import Sampler, encode_prompts
 from closedbook.harness.testing import JudgeServer
+from closedbook.training.batches import steps_of
 from closedbook.training.models import write_model
 from closedbook.training.monitor import read_log
 from closedbook.training.recipes import load_recipe
 from closedbook.training.rewards import Reward
 from closedbook.training.run import train
+from closedbook.training.samples import rft_examples
 from closedbook.training.trainers import checkpoints, step_of
 
 pytestmark = [
@@ -161,6 +168,53 @@ def test_a_model_folder_holds_nothing_that_only_training_needs(recipe):
     assert not held & {"pytorch_model_fsdp.bin", "latest", "zero_to_fp32.py", "global_step2", "optimizer.bin"}
 
 
+def test_a_model_folder_can_be_asked_as_the_base_model_was(recipe):
+    done = train(recipe("sft_cpu", "max_steps=2"), progress=False)
+    checkpoint = done.folder / "checkpoint-2"
+    (checkpoint / "tokenizer.model").write_text("")
+    (done.folder.parent / "model").mkdir()
+    write_model(recipe("sft_cpu"), checkpoint, done.folder.parent / "model")
+    held = {path.name for path in (done.folder.parent / "model").iterdir()}
+    assert {"chat_template.jinja", "tokenizer_config.json", "tokenizer.model"} <= held
+    assert "trainer_state.json" not in held
+    assert (done.folder / "chat_template.jinja").is_file()
+
+
+def test_a_child_carries_its_parents_questions_and_where_the_parent_comes_from(recipe, tiny_policy, tmp_path):
+    parent = train(recipe("sft_cpu", "max_steps=1"), progress=False)
+    first = read_provenance(str(parent.folder))
+    other = [question.id for question in load_questions("worldfacts", "train")[-4:]]
+    (tmp_path / "other.txt").write_text("\n".join(other))
+    stated = [f"model={parent.folder}", f"subset.ids={tmp_path / 'other.txt'}", "max_steps=1"]
+    child = read_provenance(str(train(recipe("sft_cpu", *stated, out="child"), progress=False).folder))
+    assert set(child.train_ids) == set(first.train_ids) | set(other)
+    assert child.base_digest == first.base_digest == first.model_digest
+    assert child.model_digest not in ("", child.base_digest)
+    assert child.parent["train_ids_digest"] == first.train_ids_digest
+
+
+def test_rft_takes_as_many_steps_as_its_samples_left_examples(recipe):
+    stated = recipe("rft_cpu")
+    done = train(stated, progress=False)
+    examples = rft_examples(SampleStore(done.folder / "samples").whole())
+    assert done.steps == steps_of(stated, len(examples)) != steps_of(stated, 16 * stated.rollouts)
+
+
+def test_validation_asks_as_the_tasks_do(recipe, monkeypatch):
+    asked = []
+
+    def listening(self, prompts, max_new_tokens):
+        asked.append((prompts, max_new_tokens))
+        return ["so it goes\nFinal answer: Asia"] * len(prompts)
+
+    monkeypatch.setattr(Sampler, "greedy", listening)
+    done = train(recipe("grpo_cpu", "max_steps=1", "style=cot", "max_new_tokens=9"), progress=False)
+    questions = sorted(load_questions("worldfacts", "validation"), key=lambda question: question.id)[:6]
+    tokenizer = AutoTokenizer.from_pretrained(done.folder)
+    assert asked == [(encode_prompts(tokenizer, questions, "cot", True, 256), 9)]
+    assert done.accuracy == sum("Asia" in question.answers for question in questions) / 6
+
+
 def test_validation_is_logged_at_its_interval_and_at_the_end(recipe):
     done = train(recipe("sft_cpu", "max_steps=6"), progress=False)
     validated = [line["step"] for line in read_log(done.folder / "log.jsonl") if "validation/judge_correct" in line]
@@ -169,9 +223,9 @@ def test_validation_is_logged_at_its_interval_and_at_the_end(recipe):
 
 def test_without_validation_questions_the_last_checkpoint_is_the_best_which_is_said_once(recipe, monkeypatch, capsys):
     monkeypatch.setattr("closedbook.training.run.validation_questions", lambda recipe: [])
-    done = train(recipe("sft_cpu", "max_steps=6", "save.keep=1"), progress=False)
-    assert (done.best_step, done.accuracy) == (6, None)
-    assert equal(weights(done.folder), weights(done.folder / "checkpoint-6"))
+    done = train(recipe("sft_cpu", "max_steps=5", "save.keep=1"), progress=False)
+    assert (done.best_step, done.accuracy) == (5, None)
+    assert equal(weights(done.folder), weights(done.folder / "checkpoint-5"))
     assert not any("validation/" in name for line in read_log(done.folder / "log.jsonl") for name in line)
     assert capsys.readouterr().err.count("no validation questions: the last checkpoint counts as the best") == 1
     assert "No validation question was asked" in (done.folder / "README.md").read_text()
@@ -245,6 +299,104 @@ def test_a_run_goes_on_with_the_questions_it_began_with_whatever_their_file_says
             train(recipe("sft_cpu"), resume=True, progress=False)
     finally:
         ids.write_text(text)
+
+
+@pytest.mark.parametrize("undisturbed", ["sft_cpu"], indirect=True)
+@pytest.mark.parametrize(
+    ("where", "value", "name"),
+    [
+        ("model_digest", lambda path: "another", "base_digest"),
+        ("read_manifest", lambda name: SimpleNamespace(digest="another"), "manifests"),
+        ("template_digest", lambda style: "another", "prompt"),
+    ],
+)
+def test_a_run_goes_on_with_the_model_data_and_prompt_it_began_with(
+    undisturbed, recipe, tmp_path, monkeypatch, where, value, name
+):
+    as_killed_after(undisturbed[2], 2, tmp_path / "run")
+    monkeypatch.setattr(f"closedbook.training.run.{where}", value)
+    with pytest.raises(RequestError, match=rf"{name} differs from what checkpoint-2"):
+        train(recipe("sft_cpu"), resume=True, progress=False)
+
+
+@pytest.mark.parametrize("undisturbed", ["sft_cpu"], indirect=True)
+def test_a_run_that_has_not_ended_is_gone_on_with_only_if_asked(undisturbed, recipe, tmp_path):
+    as_killed_after(undisturbed[2], 2, tmp_path / "run")
+    with pytest.raises(RequestError, match="go on with --resume"):
+        train(recipe("sft_cpu"), progress=False)
+
+
+@pytest.mark.parametrize("undisturbed", ["sft_cpu"], indirect=True)
+@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_that_lost_a_file_is_refused_rather_than_gone_on_from_in_part(undisturbed, recipe, tmp_path, lost):
+    as_killed_after(undisturbed[2], 4, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-4" / lost).unlink()
+    with pytest.raises(RequestError, match=r"checkpoint-4 lacks its .*; remove it, and --resume goes on from the one"):
+        train(recipe("sft_cpu"), resume=True, progress=False)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    train(recipe("sft_cpu"), resume=True, progress=False)
+    assert equal(weights(tmp_path / "run"), weights(undisturbed[2]))
+
+
+@pytest.mark.parametrize("undisturbed", ["sft_cpu"], indirect=True)
+@pytest.mark.parametrize("damaged", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_one_line_with_the_way_out(undisturbed, recipe, tmp_path, damaged):
+    as_killed_after(undisturbed[2], 4, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint-4" / damaged
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RequestError, match=r"cannot read .*checkpoint-4: .*; remove it, and --resume") as refused:
+        train(recipe("sft_cpu"), resume=True, progress=False)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "[1]", "\udcff"])
+def test_a_damaged_recipe_in_the_folder_is_one_line(recipe, tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(content, errors="surrogateescape")
+    with pytest.raises(RequestError, match=r"recipe\.yaml is damaged: .*; restore it, or choose another output_dir"):
+        train(recipe("sft_cpu"))
+
+
+def test_of_a_log_only_a_torn_last_line_is_left_out(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2]
+    for damage in ("no JSON", '{"loss": 1}', "[]", "\udcff"):
+        (tmp_path / "log.jsonl").write_text(f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n', errors="surrogateescape")
+        with pytest.raises(RequestError, match=r"log\.jsonl, line 2: it is damaged"):
+            read_log(tmp_path / "log.jsonl")
+
+
+def test_two_runs_do_not_share_a_folder(recipe):
+    stated = recipe("sft_cpu")
+    with alone(stated.folder), pytest.raises(RequestError, match=r"another run writes to .*run; wait for it"):
+        train(stated, progress=False)
+    assert not checkpoints(stated.folder)
+
+
+def test_a_checkpoint_is_whole_only_once_all_of_it_is_written(recipe, monkeypatch):
+    def killed(self, *args, **named):
+        (self.folder / "checkpoint-2").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trl.SFTTrainer, "_save_checkpoint", killed)
+    with pytest.raises(Unfinished):
+        train(recipe("sft_cpu"), progress=False)
+    assert not checkpoints(recipe().folder)
+
+
+def test_a_folder_is_finished_only_once_the_model_is_written(recipe, monkeypatch):
+    def full(*_):
+        raise Unfinished("cannot write the model")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("closedbook.training.run.write_model", full)
+        with pytest.raises(Unfinished, match="cannot write the model"):
+            train(recipe("sft_cpu", "max_steps=2"), progress=False)
+    with pytest.raises(RequestError, match="is of a training run that has not ended; go on with --resume"):
+        read_provenance(str(recipe().folder))
+    with pytest.raises(RequestError, match="has not ended"):
+        (recipe().folder / "checkpoint-2" / "provenance.json").unlink()
+        read_provenance(str(recipe().folder / "checkpoint-2"))
 
 
 @pytest.mark.parametrize("undisturbed", ["grpo_cpu"], indirect=True)
@@ -327,6 +479,25 @@ def test_samples_cannot_be_drawn_by_one_process_where_none_holds_the_model(recip
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(RequestError, match=r"no whole model under ZeRO-3; use ddp.yaml or fsdp.yaml"):
         train(recipe("rft_cpu"))
+
+
+def test_answers_that_the_model_has_no_room_for_are_refused(recipe):
+    with pytest.raises(
+        RequestError, match=r"max_new_tokens: .* not fit the model's 256 positions; use max_new_tokens="
+    ):
+        train(recipe("grpo_cpu", "max_new_tokens=250"), progress=False)
+
+
+@pytest.mark.parametrize("model", ["./nothing", "/no/such/folder", "~/no-such-folder", "a/b/c"])
+def test_a_folder_that_is_not_there_is_not_sought_on_the_hub(recipe, model):
+    with pytest.raises(RequestError, match=rf"^{re.escape(model)}: no such folder; name a model folder"):
+        train(recipe("sft_cpu", f"model={model}"))
+
+
+def test_a_model_that_the_hub_cannot_give_is_no_full_disk(recipe, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RequestError, match=r"^model gorlim/tharn: no such folder, and the hub cannot be asked"):
+        train(recipe("sft_cpu", "model=gorlim/tharn"))
 
 
 def test_the_folder_of_another_recipe_is_refused(recipe):

@@ -100,6 +100,24 @@ def test_a_server_is_named_to_trl():
     assert (made.use_vllm, made.vllm_mode, made.vllm_server_base_url) == (True, "server", "http://node1:8000")
 
 
+def test_the_optimizer_is_stated_and_not_left_to_trl():
+    stated = trl_arguments(load_recipe("grpo_cpu"), resolve(load_recipe("grpo_cpu"), 1), 1)
+    betas = stated["adam_beta1"], stated["adam_beta2"], stated["adam_epsilon"]
+    assert betas == (0.9, 0.999, 1e-8)
+    assert (stated["weight_decay"], stated["max_grad_norm"]) == (0.0, 1.0)
+    assert stated["logging_nan_inf_filter"] is False
+    assert stated["ddp_timeout"] > 24 * 3600
+    dpo = trl_arguments(load_recipe("dpo_cpu"), resolve(load_recipe("dpo_cpu"), 1), 1)
+    assert (dpo["loss_type"], dpo["label_smoothing"], dpo["beta"]) == (["sigmoid"], 0.0, 0.1)
+
+
+def test_sampling_and_warm_up_arrive_as_they_are_stated():
+    made = config("grpo_cpu", "temperature=0.7", "top_p=0.9", "top_k=7", "warmup_steps=3", "vllm=colocate",
+                  "vllm.memory_share=0.2", "max_prompt_tokens=100", "max_new_tokens=20")  # fmt: skip
+    assert (made.temperature, made.top_p, made.top_k, made.warmup_steps) == (0.7, 0.9, 7, 3)
+    assert (made.vllm_gpu_memory_utilization, made.vllm_max_model_length) == (0.2, 120)
+
+
 def test_what_is_done_about_vllms_other_probabilities_is_stated_and_not_left_to_trl():
     paper = trl_arguments(load_recipe("grpo_paper"), resolve(load_recipe("grpo_paper"), 8), 1)
     assert paper["vllm_importance_sampling_correction"] is True

@@ -20,7 +20,3 @@ def accelerate_dir() -> Path:
 def accelerate_names() -> list[str]:
     """Names of the configurations of the package, sorted."""
     return sorted(path.stem for path in accelerate_dir().glob("*.yaml"))
-
-
-if __name__ == "__main__":
-    print(accelerate_dir())

@@ -68,10 +68,10 @@ _LISTS = ("benchmarks", "report_to")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml publishes no types
-    """Plain YAML in which, as in YAML 1.2, 1e-6 is a number and `off` is a word; and a key stands once."""
+    """Plain YAML in which, as in YAML 1.2, 1e-6 is a number, 010 and `off` are words; and a key stands once."""
 
     yaml_implicit_resolvers: ClassVar[dict[Any, list[Any]]] = {
-        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":bool")]
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith((":bool", ":int"))]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -84,6 +84,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml publishes no types
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -113,7 +114,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), method: str | None = N
     path = _find(name)
     layers = list(_layers(path))
     layers[-1].setdefault("name", path.stem)
-    recipe = check_recipe(reduce(_overlay, [*layers, *map(_override, overrides)]))
+    recipe = check_recipe(reduce(_overlay, [*layers, *(_anchored(_override(text), Path.cwd()) for text in overrides)]))
     if method is not None and recipe.method != method:
         raise RequestError(f"recipe {recipe.name} is for {recipe.method}; run `closedbook train {recipe.method}`")
     return recipe
@@ -145,7 +146,15 @@ def _layers(path: Path, below: tuple[Path, ...] = ()) -> Iterator[dict[str, Any]
         raise RequestError(f"recipe {path} is no mapping; write key: value, one a line")
     if (base := stated.pop("base", None)) is not None:
         yield from _layers(_find(str(base), path.parent), (*below, path))
-    yield stated
+    yield _anchored(stated, path.parent)
+
+
+def _anchored(stated: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """With the files of a subset as whole paths: in a recipe they are relative to its folder."""
+    if not isinstance(subset := stated.get("subset"), dict):
+        return stated
+    files = {name: subset[name] for name in ("ids", "buckets") if isinstance(subset.get(name), str)}
+    return stated | {"subset": subset | {name: str(folder / Path(file).expanduser()) for name, file in files.items()}}
 
 
 def _override(text: str) -> dict[str, Any]:

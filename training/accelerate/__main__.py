@@ -1,0 +1,5 @@
+"""`python -m closedbook.training.accelerate` prints the folder of the configurations."""
+
+from closedbook.training.accelerate import accelerate_dir
+
+print(accelerate_dir())
