@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from closedbook.harness.errors import WorkError
-from closedbook.harness.files import cache_dir, tasks_dir, write_text
+from closedbook.harness.files import cache_dir, model_digest, tasks_dir, write_text
 
 WRITE = """
 import sys
@@ -127,3 +127,11 @@ def test_the_cache_lies_where_the_variable_says(tmp_path: Path, monkeypatch: pyt
     assert cache_dir().name == "closedbook"
     monkeypatch.setenv("CLOSEDBOOK_CACHE", str(tmp_path))
     assert cache_dir() == tmp_path
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch):
+    class Config:
+        _commit_hash = "5555"
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda path: Config())
+    assert model_digest("gorlim/tharn") == "gorlim/tharn@5555"

@@ -10,10 +10,11 @@ import torch
 from transformers import TrainerControl, TrainerState
 from trl.trainer.utils import RepeatSampler
 
+from closedbook.harness.errors import Unfinished
 from closedbook.training.monitor import Monitor, log_line
 from closedbook.training.recipes import load_recipe
 from closedbook.training.rewards import JudgeUnreliable, Reward
-from closedbook.training.trainers import EpochSampler, _Patient
+from closedbook.training.trainers import EpochSampler, RolledOut, _Patient
 from closedbook.training.validation import ACCURACY, FAILED
 
 
@@ -115,3 +116,30 @@ def test_a_reward_that_gives_up_gives_no_reward_until_all_processes_know():
     patient = _Patient(GivesUp("contains"))
     assert patient(["a", "b"]) == [None, None]
     assert "mend the judge" in str(patient.problem)
+
+
+class Scripted:
+    """TRL's part of a trainer: the rewards of this process."""
+
+    def _calculate_rewards(self, *args, **named):
+        return torch.tensor([[1.0]])
+
+
+class Rolled(RolledOut, Scripted):
+    def __init__(self, problem, gathered):
+        self.reward_funcs = [SimpleNamespace(problem=problem)]
+        self.accelerator = SimpleNamespace(device="cpu", gather=lambda stopped: torch.tensor(gathered))
+        self.saved = 0
+
+    def save(self):
+        self.saved += 1
+
+
+@pytest.mark.parametrize(("problem", "gathered", "said"), [(JudgeUnreliable("mend the judge"), [True, False], "mend"),
+                                                           (None, [False, True], "for another process")])  # fmt: skip
+def test_a_judge_that_fails_for_one_process_ends_all_of_them_with_a_checkpoint(problem, gathered, said):
+    trainer = Rolled(problem, gathered)
+    with pytest.raises(Unfinished, match=said):
+        trainer._calculate_rewards()
+    assert trainer.saved == 1
+    assert Rolled(None, [False, False])._calculate_rewards().tolist() == [[1.0]]

@@ -90,3 +90,10 @@ def test_the_counts_are_told_in_a_line():
     assert count([right]).describe() == "of 1 question 0 have no correct sample, 1 no incorrect one"
     assert count([ungraded]) == Counts(1, never_right=1, always_right=0, samples=2, right=0, ungraded=2)
     assert count([]) == Counts(0, 0, 0, 0, 0, 0)
+
+
+def test_questions_with_the_same_samples_are_not_all_given_the_same_pair():
+    """Else the seed would choose one right and one wrong answer for the whole run."""
+    samples = (*(Sample(f"right {n}", f"right {n}", 1.0, (n,)) for n in range(8)), Sample("no", "no", 0.0, (8,)))
+    pairs = dpo_pairs([QuestionSamples(f"q{n}", samples) for n in range(20)], 1)
+    assert len({pair.chosen for pair in pairs}) > 3

@@ -237,6 +237,36 @@ def test_draws_follow_the_softmax_at_the_temperature(temperature):
     assert chisquare(counts, expected).pvalue > 0.001
 
 
+def test_the_nucleus_is_that_of_the_distribution_at_its_temperature():
+    """At temperature 3 the logits are closer together, and 70 % of the probability takes more tokens."""
+    settings = Sampling(temperature=3.0, top_p=0.7)
+    scores = LOGITS[None]
+    for warp in _warpers(settings):
+        scores = warp(torch.zeros((1, 1), dtype=torch.long), scores)
+    probabilities = torch.softmax(LOGITS / 3, -1).sort(descending=True).values
+    wanted = int((probabilities.cumsum(-1) < 0.7).sum()) + 1
+    assert int(scores.isfinite().sum()) == wanted > 2
+
+
+def test_the_noise_has_numbers_of_53_bits():
+    noisy = GumbelNoise([1])(torch.zeros((1, 1), dtype=torch.long), torch.zeros((1, 100_000)))
+    assert noisy.dtype == torch.float64
+    assert len(noisy.unique()) == 100_000  # of 24-bit numbers some 300 would be drawn twice
+
+
+def test_processes_that_share_a_model_take_every_step_together(model, tokenizer, monkeypatch):
+    asked = []
+
+    def generate(input_ids, synced_gpus, **_):
+        asked.append(synced_gpus)
+        return input_ids
+
+    monkeypatch.setattr(model, "generate", generate)
+    Sampler(model, tokenizer).greedy(PROMPTS, 3)
+    Sampler(model, tokenizer, together=True).greedy(PROMPTS, 3)
+    assert asked == [False, True]
+
+
 def test_draws_keep_to_the_likeliest_tokens():
     assert (drawn(Sampling(top_k=3))[3:] == 0).all()
     assert (drawn(Sampling(top_k=3))[:3] > 0).all()

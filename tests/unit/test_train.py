@@ -137,6 +137,24 @@ def test_adapters_end_up_merged_in_a_model_that_needs_no_adapter(recipe, tiny_po
     assert not equal(weights(done.folder), weights(tiny_policy))
 
 
+def test_a_merged_model_brings_its_tokenizer(recipe):
+    done = train(recipe("sft_cpu", "lora.rank=2", "max_steps=1"), progress=False)
+    assert AutoTokenizer.from_pretrained(done.folder).chat_template
+    assert not (done.folder / "adapter_config.json").exists()
+
+
+def test_a_finished_run_says_how_good_the_model_is_that_it_kept(recipe, monkeypatch):
+    given = iter((0.5, 0.25))
+    figures = {"validation/judge_failed": 0.0}
+    monkeypatch.setattr(
+        "closedbook.training.run.make_validation",
+        lambda *_: lambda: figures | {"validation/judge_correct": next(given)},
+    )
+    done = train(recipe("sft_cpu"), progress=False)
+    again = train(recipe("sft_cpu"), resume=True, progress=False)
+    assert (done.best_step, done.accuracy) == (again.best_step, again.accuracy) == (4, 0.5)
+
+
 def test_every_step_logs_the_rule_based_figures_beside_the_reward(recipe):
     done = train(recipe("grpo_cpu", "max_steps=2"), progress=False)
     names = (
@@ -591,14 +609,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(rec
     assert checkpoints(recipe().folder) == []  # the only one there was held the weights that gave it
 
 
-def test_a_loss_that_is_no_number_leaves_the_checkpoints_before_it(recipe, monkeypatch):
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_leaves_the_checkpoints_before_it(recipe, monkeypatch, bad):
     step = trl.SFTTrainer.training_step
     monkeypatch.setattr(
         trl.SFTTrainer,
         "training_step",
-        lambda self, *args, **named: step(self, *args, **named) * (math.nan if self.state.global_step == 3 else 1),
+        lambda self, *args, **named: step(self, *args, **named) + (bad if self.state.global_step == 3 else 0),
     )
-    with pytest.raises(WorkError, match=r"loss of step 4 is nan; checkpoint-2 is the last good checkpoint"):
+    with pytest.raises(WorkError, match=r"loss of step 4 is (nan|-?inf); checkpoint-2 is the last good checkpoint"):
         train(recipe("sft_cpu", "save.every=1", "validation.every=null"), progress=False)
     assert [step_of(path) for path in checkpoints(recipe().folder)] == [1, 2]
 
@@ -662,6 +681,13 @@ def test_a_first_signal_ends_the_run_at_the_next_place_to_go_on_from(recipe, mon
     assert signal.getsignal(number) is before
     assert [step_of(path) for path in checkpoints(stated.folder)] == [4]
     assert train(stated, resume=True, progress=False).steps == 2 * EPOCH
+
+
+def test_a_judge_that_fails_in_the_first_step_leaves_no_checkpoint_of_the_model_as_it_was(recipe):
+    calls = iter(range(10**6))
+    with JudgeServer(lambda prompt: "1.0" if next(calls) < 1 else 500) as server, pytest.raises(Unfinished):
+        train(recipe("grpo_cpu", *judged(server.url), "judge.max_failures=0", "validation.every=null"), progress=False)
+    assert not list(recipe().folder.glob("checkpoint-*"))
 
 
 def test_a_second_signal_ends_the_run_at_once(recipe, monkeypatch):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from closedbook.harness.judge import Grade, JudgeFailure, Triple
+from closedbook.harness.judge import Grade, JudgeFailure, Judgement, Triple
 from closedbook.harness.metrics import metric_names
 from closedbook.training.validation import ACCURACY, validation_figures
 
@@ -40,3 +40,9 @@ def test_the_few_answers_that_were_graded_choose_no_best_checkpoint():
     assert math.isnan(figures["validation/not_attempted"])
     assert figures["validation/judge_failed"] == pytest.approx(2 / 3)
     assert figures["validation/contains"] == pytest.approx(1 / 3)
+
+
+def test_as_many_failures_as_are_allowed_are_allowed():
+    judged: list[Judgement] = [Grade.CORRECT, FAILED]
+    assert validation_figures([RIGHT, WRONG], judged, "binary", 0.5)[ACCURACY] == 1.0
+    assert math.isnan(validation_figures([RIGHT, WRONG], judged, "binary", 0.49)[ACCURACY])
