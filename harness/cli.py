@@ -990,7 +990,11 @@ def _complain(message: str) -> None:
 def _add_commands_of_others() -> None:
     """Commands that other packages bring, training among them: the harness imports none of them by name."""
     for found in entry_points(group="closedbook.commands"):
-        app.command(found.name)(found.load())
+        command = found.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=found.name)
+        else:
+            app.command(found.name)(command)
 
 
 def main() -> None:

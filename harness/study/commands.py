@@ -1,14 +1,17 @@
-"""`closedbook sample`: found by the command line in the entry point group `closedbook.commands`."""
+"""`closedbook sample` and `analyze`: found by the command line in the entry point group `closedbook.commands`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from closedbook.harness.cli import JsonFlag, judge_flags, people, print_json, print_spending, print_table, with_flags
 from closedbook.harness.judge.settings import JudgeSettings
+
+if TYPE_CHECKING:
+    from closedbook.harness.study.tables import Analysis
 
 
 @with_flags("settings", judge_flags)
@@ -82,3 +85,91 @@ def sample_command(
                 "pass@k in per cent, with 95 % intervals", ["k", "pass@k"], [[p.k, p.estimate] for p in done.passes]
             )
     people.print(f"samples: {done.folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+analyze_app = typer.Typer(
+    no_args_is_help=True,
+    help="What samples and evaluations say of a model before and after training: tables and figures.",
+)
+Folders = Annotated[
+    list[Path], typer.Argument(help="Folders of `closedbook sample`; the first one is the model before.")
+]
+Samples = Annotated[Path, typer.Argument(help="Folder of `closedbook sample`: the model before training.")]
+OutFlag = Annotated[Path, typer.Option(help="Folder for the table (parquet, CSV, Markdown) and the figure (SVG, PNG).")]
+
+
+@analyze_app.command("passk")
+def passk_command(
+    runs: Folders,
+    greedy: Annotated[
+        list[Path] | None, typer.Option(help="Run folder of `closedbook eval` for each, in the same order.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Samples of each question to look at.")] = None,
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """pass@k before and after, and the k at which the first run reaches what another one says first.
+
+    Example: `closedbook analyze passk runs/sample-base runs/sample-grpo --greedy runs/eval-base --greedy
+    runs/eval-grpo`.
+    """
+    from closedbook.harness.errors import RequestError
+    from closedbook.harness.study.analyses import greedy_answers, passk, read_sample_runs
+
+    if greedy and len(greedy) != len(runs):
+        raise RequestError(
+            f"--greedy: {len(greedy)} evaluations for {len(runs)} runs; give one for each, in their order"
+        )
+    read = read_sample_runs(runs, n)
+    ids = [question.id for question in read[0].samples]
+    _show(passk(read, [greedy_answers(folder, ids) for folder in greedy or ()]), out, as_json)
+
+
+@analyze_app.command("accessibility")
+def accessibility_command(
+    samples: Samples,
+    before: Annotated[Path, typer.Option(help="Run folder of `closedbook eval`: the same model.", show_default=False)],
+    after: Annotated[
+        Path, typer.Option(help="Run folder of `closedbook eval`: the trained model.", show_default=False)
+    ],
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Samples that make the buckets; the others recheck bucket 0.")
+    ] = None,
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """The gain of training by how often the untrained model says a fact when it is sampled.
+
+    Buckets are 0, 1, 2-3, 4-7, ..., n of n right samples. "0 of 128" is not "unknown": where the folder holds more than
+    -n samples, those beyond show how many of that bucket are rare and not absent.
+    """
+    from closedbook.harness.study.analyses import accessibility, greedy_answers, read_sample_runs
+
+    (run,) = read_sample_runs([samples])
+    ids = [question.id for question in run.samples]
+    _show(accessibility(run, greedy_answers(before, ids), greedy_answers(after, ids), n), out, as_json)
+
+
+@analyze_app.command("majority")
+def majority_command(
+    runs: Folders,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Samples of each question to look at.")] = None,
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Majority voting over k samples: what sampling alone gains, with nothing trained."""
+    from closedbook.harness.study.analyses import read_sample_runs, voting
+
+    _show(voting(read_sample_runs(runs, n)), out, as_json)
+
+
+def _show(analysis: Analysis, out: Path, as_json: bool) -> None:
+    """Write an analysis, and print its table."""
+    from closedbook.harness.study.tables import plain_rows, write
+
+    files = write(analysis, out)
+    if as_json:
+        print_json({"name": analysis.name, "rows": plain_rows(analysis), "files": files, **analysis.made_from})
+    else:
+        print_table(f"{analysis.title}; in per cent", analysis.columns, analysis.rows)
+    people.print(f"written: {', '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)

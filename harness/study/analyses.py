@@ -1,0 +1,215 @@
+"""The analyses of `closedbook analyze`: from folders of samples and evaluations to tables and figures.
+
+What surprises: runs that are laid beside each other must answer the same questions with the same prompt and settings;
+what differs is refused by its name, since a difference of two models would else be one of two prompts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from closedbook.harness.compare import names_of, read_run
+from closedbook.harness.errors import RequestError
+from closedbook.harness.pass_at_k import Sampled, curve, first_k
+from closedbook.harness.sample_store import Head, SampleStore, flat
+from closedbook.harness.samples import QuestionSamples
+from closedbook.harness.statistics import Estimate, bootstrapped_means, proportion
+from closedbook.harness.study.accessibility import bucket_names, buckets, gains, recheck, repair_rate
+from closedbook.harness.study.majority import majority
+from closedbook.harness.study.tables import Analysis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAY_DIFFER = ("model",)  # between runs of one analysis
+
+
+class SampleRun(NamedTuple):
+    """A folder of samples, read."""
+
+    name: str
+    head: Head
+    samples: list[QuestionSamples]
+
+
+def read_sample_runs(folders: Sequence[Path], n: int | None = None) -> list[SampleRun]:
+    """Folders of samples of the same questions, drawn in the same way.
+
+    Args:
+        folders: At least one.
+        n: Samples of each question to look at; None for as many as the folder with the fewest was asked for.
+
+    Raises:
+        RequestError: One is not whole, is not graded, or differs in more than the model.
+    """
+    stores = [SampleStore(folder) for folder in folders]
+    heads = [store.head() for store in stores]
+    for folder, head in zip(folders[1:], heads[1:], strict=True):
+        _require_alike(folders[0], heads[0], folder, head)
+    least = min(head.n for head in heads) if n is None else n
+    samples = [store.whole(least) for store in stores]
+    return [SampleRun(*run) for run in zip(names_of(folders), heads, samples, strict=True)]
+
+
+def _require_alike(first: Path, one: Head, second: Path, other: Head) -> None:
+    before, now = flat(one.settings), flat(other.settings)
+    for name in sorted(before.keys() | now.keys()):
+        if name not in MAY_DIFFER and before.get(name) != now.get(name):
+            raise RequestError(
+                f"{first} and {second} cannot be laid beside each other: {name} is {before.get(name)!r} and "
+                f"{now.get(name)!r}; sample both in the same way"
+            )
+    if set(one.ids) != set(other.ids):
+        raise RequestError(f"{first} and {second} hold samples of other questions; sample both with the same --limit")
+
+
+def greedy_answers(folder: Path, ids: Sequence[str], metric: str = "judge_correct") -> dict[str, float]:
+    """Whether the greedy answer to each question was right, from a folder of an evaluation.
+
+    Raises:
+        RequestError: It does not answer these questions.
+    """
+    found = {id: answered.value for task in read_run(folder, metric).values() for id, answered in task.items()}
+    if missing := [id for id in ids if id not in found]:
+        raise RequestError(
+            f"{folder} answers {len(ids) - len(missing)} of the {len(ids)} questions that were sampled; evaluate the "
+            "same task and split"
+        )
+    return {id: found[id] for id in ids}
+
+
+def passk(runs: Sequence[SampleRun], greedy: Sequence[Mapping[str, float]] = ()) -> Analysis:
+    """pass@k of each run for powers of two, the share of right samples, and greedy accuracy.
+
+    Args:
+        runs: The first one is the model before.
+        greedy: Greedy answers of each run, in their order; none, or as many as runs.
+    """
+    n = min(question.drawn for run in runs for question in run.samples)
+    curves = []
+    rows: list[list[Any]] = []
+    for at, run in enumerate(runs):
+        sampled = [
+            Sampled(question.drawn - question.failed, question.right, question.failed) for question in run.samples
+        ]
+        most = min((of.n for of in sampled if of.n), default=0)
+        points = curve(sampled, [k for k in (1 << power for power in range(n.bit_length())) if k <= min(n, most)])
+        curves.append((run.name, points))
+        accuracy = proportion(greedy[at].values()) if greedy else None
+        reached = first_k(curves[0][1], accuracy.value) if accuracy and accuracy.value is not None else None
+        for point in points:
+            low, high = point.bounds
+            bounds = f"{100 * low:.1f} to {100 * high:.1f}" if low < high else None
+            rows.append([run.name, point.k, point.estimate, bounds, accuracy, reached])
+
+    def plot(axes: Axes) -> None:
+        for name, points in curves:
+            ks = [point.k for point in points]
+            axes.plot(ks, [100 * (point.estimate.value or 0) for point in points], marker="o", label=name)
+            known = [point for point in points if point.estimate.low is not None]
+            axes.fill_between(
+                [point.k for point in known],
+                [100 * (point.estimate.low or 0) for point in known],
+                [100 * (point.estimate.high or 0) for point in known],
+                alpha=0.2,
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("k")
+        axes.set_ylabel("pass@k, per cent")
+        axes.legend(frameon=False)
+
+    columns = ("run", "k", "pass@k", "if failures hide", "greedy", "k of the first run for that")
+    return Analysis("passk", "pass@k with 95 % intervals over questions", columns, rows, _made_from(runs), plot)
+
+
+def accessibility(
+    run: SampleRun, before: Mapping[str, float], after: Mapping[str, float], n: int | None = None
+) -> Analysis:
+    """The gain of each bucket of questions, by how many of the untrained model's n samples are right.
+
+    Args:
+        run: Samples of the model before.
+        before: Its greedy answers: 1, 0, NaN; by question.
+        after: Those of the trained model.
+        n: Samples that make the buckets; further ones are used to recheck bucket 0. None for all of them.
+    """
+    n = n or run.head.n
+    of = buckets(run.samples, n)
+    found = gains(of, before, after, bucket_names(n))
+    rows: list[list[Any]] = [
+        [gain.bucket, gain.before.n, gain.before, gain.after, gain.paired.difference, gain.paired.gained,
+         gain.paired.lost, gain.share]
+        for gain in found
+    ]  # fmt: skip
+    repaired = repair_rate(of, before, after)
+    made: dict[str, Any] = {**_made_from([run]), "n": n, "repair_rate_of_0": _estimate(repaired)}
+    more = min(question.drawn for question in run.samples) - n
+    if more > 0:
+        again = recheck(run.samples, n, more)
+        made |= {"recheck": {"more": more, "found": _estimate(again.found), "missed_if_rare": again.missed}}
+
+    def plot(axes: Axes) -> None:
+        shown = [gain for gain in found if gain.before.n]
+        places = range(len(shown))
+        for shift, name in ((-0.2, "before"), (0.2, "after")):
+            values = [getattr(gain, name).value or 0 for gain in shown]
+            reach = [
+                [value - (getattr(gain, name).low or 0) for value, gain in zip(values, shown, strict=True)],
+                [(getattr(gain, name).high or 0) - value for value, gain in zip(values, shown, strict=True)],
+            ]
+            axes.bar(
+                [place + shift for place in places],
+                [100 * value for value in values],
+                width=0.4,
+                yerr=[[100 * max(0.0, one) for one in side] for side in reach],
+                label=name,
+                error_kw={"lw": 1},
+            )
+        axes.set_xticks(list(places), [f"{gain.bucket}\nn={gain.before.n}" for gain in shown])
+        axes.set_xlabel(f"right of {n} samples before training")
+        axes.set_ylabel("greedy accuracy, per cent")
+        axes.legend(frameon=False)
+
+    columns = ("bucket", "questions", "before", "after", "difference", "gained", "lost", "share of the gain")
+    return Analysis("accessibility", "Greedy accuracy by accessibility", columns, rows, made, plot)
+
+
+def voting(runs: Sequence[SampleRun]) -> Analysis:
+    """Accuracy of the answer that most of k samples give, beside the mean sample."""
+    n = min(question.drawn for run in runs for question in run.samples)
+    ks = [k for k in (1 << power for power in range(n.bit_length())) if k <= n]
+    rows: list[list[Any]] = []
+    curves = []
+    for run in runs:
+        means = [[q.right / (q.drawn - q.failed)] for q in run.samples if q.drawn > q.failed]
+        sampled = bootstrapped_means(means)[0] if means else Estimate(None, None, None, 0)
+        found = majority(run.samples, ks)
+        curves.append((run.name, found))
+        rows += [[run.name, voted.k, voted.accuracy, sampled] for voted in found]
+
+    def plot(axes: Axes) -> None:
+        for name, found in curves:
+            axes.plot([v.k for v in found], [100 * (v.accuracy.value or 0) for v in found], marker="o", label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("votes")
+        axes.set_ylabel("accuracy, per cent")
+        axes.legend(frameon=False)
+
+    columns = ("run", "votes", "majority", "mean sample")
+    return Analysis("majority", "Majority voting over samples", columns, rows, _made_from(runs), plot)
+
+
+def _made_from(runs: Sequence[SampleRun]) -> dict[str, Any]:
+    return {"runs": {run.name: {"digest": run.head.digest, "n": run.head.n, **_public(run.head)} for run in runs}}
+
+
+def _public(head: Head) -> dict[str, Any]:
+    """The settings without the address of a server."""
+    return {name: value for name, value in flat(head.settings).items() if not re.search(r"server$", name)}
+
+
+def _estimate(estimate: Estimate) -> dict[str, float | int | None]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}

@@ -1,0 +1,172 @@
+"""From folders of samples and evaluations to tables and figures; runs that cannot be compared are refused by name."""
+
+import json
+import math
+import re
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from closedbook.harness.errors import RequestError
+from closedbook.harness.sample_store import SampleStore
+from closedbook.harness.samples import QuestionSamples, Sample
+from closedbook.harness.statistics import Estimate
+from closedbook.harness.study.analyses import accessibility, greedy_answers, passk, read_sample_runs, voting
+from closedbook.harness.study.tables import Analysis, markdown, plain_rows, write
+
+SETTINGS = {"model": "a" * 64, "prompt": "direct-1", "judge": {"kind": "rules"}, "sampling": {"seed": 0},
+            "engine": {"engine": "server", "server": "http://gorlim/v1"}}  # fmt: skip
+
+
+def question(id, rewards):
+    draws = {reward: tuple(at for at, given in enumerate(rewards) if given == reward) for reward in set(rewards)}
+    return QuestionSamples(id, tuple(Sample(f"said {r}", f"said {r}", r, of) for r, of in draws.items()))
+
+
+BEFORE = {"q1": [0, 0, 0, 0, 1, 0, 0, 0], "q2": [1, 0, 0, 0, 0, 0, 0, 0], "q3": [1] * 8, "q4": [0] * 8}
+AFTER = {"q1": [1, 1, 0, 0, 1, 0, 0, 0], "q2": [1] * 8, "q3": [1] * 8, "q4": [0] * 8}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Writes a folder of samples."""
+
+    def make(name, rewards=BEFORE, n=8, **changed):
+        store = SampleStore(tmp_path / name)
+        store.begin({**SETTINGS, **changed}, sorted(rewards), n)
+        store.add([question(id, list(map(float, given[:n]))) for id, given in rewards.items()])
+        return store.folder
+
+    return make
+
+
+def test_runs_that_differ_in_the_model_alone_are_laid_beside_each_other(stored):
+    runs = read_sample_runs([stored("before"), stored("after", AFTER, model="b" * 64)])
+    assert [run.name for run in runs] == ["before", "after"]
+    assert [[line.id for line in run.samples] for run in runs] == [["q1", "q2", "q3", "q4"]] * 2
+
+
+OTHERS = [
+    ({"prompt": "cot-1"}, "prompt is 'direct-1' and 'cot-1'"),
+    ({"sampling": {"seed": 1}}, "sampling.seed is 0 and 1"),
+    ({"judge": {"kind": "openai"}}, "judge.kind is 'rules' and 'openai'"),
+]
+
+
+@pytest.mark.parametrize(("changed", "said"), OTHERS)
+def test_runs_of_other_prompts_settings_or_judges_are_refused_by_what_differs(stored, changed, said):
+    with pytest.raises(RequestError, match=re.escape(said)):
+        read_sample_runs([stored("before"), stored("after", **changed)])
+
+
+def test_runs_of_other_questions_are_refused(stored):
+    few = {id: BEFORE[id] for id in ("q1", "q2")}
+    with pytest.raises(RequestError, match="samples of other questions"):
+        read_sample_runs([stored("before"), stored("after", few)])
+
+
+def test_of_runs_with_other_numbers_of_samples_the_smaller_number_counts(stored):
+    runs = read_sample_runs([stored("before"), stored("after", AFTER, 4)])
+    assert {line.drawn for run in runs for line in run.samples} == {4}
+    with pytest.raises(RequestError, match="holds 4 samples of each question, not 5"):
+        read_sample_runs([stored("after", AFTER, 4)], 5)
+
+
+def greedy(values):
+    return [dict(zip(sorted(BEFORE), map(float, given), strict=True)) for given in values]
+
+
+def test_passk_says_which_k_of_the_first_run_reaches_the_second_ones_greedy_accuracy(stored):
+    runs = read_sample_runs([stored("before"), stored("after", AFTER, model="b" * 64)])
+    table = passk(runs, greedy([(0, 0, 1, 0), (0, 1, 1, 0)]))
+    rows: dict[Any, Any] = {(row["run"], row["k"]): row for row in plain_rows(table)}
+    assert [k for run, k in rows if run == "before"] == [1, 2, 4, 8]
+    assert rows["before", 8]["pass@k"] == 0.75
+    assert rows["after", 1]["greedy"] == 0.5
+    reached = rows["after", 1]["k of the first run for that"]
+    assert reached == min(k for k in (1, 2, 4, 8) if rows["before", k]["pass@k"] >= 0.5)
+
+
+def test_failures_of_the_judge_are_shown_as_what_they_could_hide(stored):
+    rewards = {"q1": [1, 0], "q2": [0, 0]}
+    folder = stored("run", rewards, 2)
+    store = SampleStore(folder)
+    store.begin({**SETTINGS}, ["q1", "q2"], 4)
+    store.add([QuestionSamples(id, (Sample("Kyd", "Kyd", None, (2, 3)),)) for id in rewards])
+    rows = passk(read_sample_runs([folder])).rows
+    assert [row[1] for row in rows] == [1, 2]
+    assert [row[3] for row in rows] == ["12.5 to 62.5", "25.0 to 91.7"]
+
+
+def test_accessibility_puts_each_question_where_its_samples_do_and_rechecks_with_the_others(stored):
+    (run,) = read_sample_runs([stored("before")])
+    before, after = greedy([(0, 0, 1, 0), (1, 1, 1, 0)])
+    table = accessibility(run, before, after, 4)
+    rows = {row[0]: row for row in table.rows}
+    assert {name: row[1] for name, row in rows.items()} == {"0": 2, "1": 1, "2-3": 0, "4": 1, "all": 4}
+    assert [rows[name][7] for name in ("0", "1", "4", "all")] == [0.5, 0.5, 0.0, 1.0]
+    assert table.made_from["repair_rate_of_0"]["value"] == 0.5
+    assert table.made_from["recheck"]["found"] == pytest.approx(
+        {"value": 0.5, "n": 2, "low": 0.0945, "high": 0.9055}, abs=1e-3
+    )
+
+
+def test_majority_stands_beside_the_mean_sample(stored):
+    runs = read_sample_runs([stored("before")])
+    rows = plain_rows(voting(runs))
+    assert [row["votes"] for row in rows] == [1, 2, 4, 8]
+    assert rows[0]["majority"] == rows[0]["mean sample"] == pytest.approx((1 / 8 + 1 / 8 + 1) / 4)
+    assert rows[3]["majority"] == 0.25
+
+
+def test_greedy_answers_are_those_of_the_same_questions(write_run, tmp_path):
+    folder = write_run(tmp_path / "eval", {"q1": 1.0, "q2": 0.0, "q3": 1.0})
+    assert greedy_answers(folder, ["q2", "q1"]) == {"q2": 0.0, "q1": 1.0}
+    with pytest.raises(RequestError, match="answers 1 of the 2 questions that were sampled"):
+        greedy_answers(folder, ["q1", "q9"])
+
+
+TABLE = Analysis(
+    "gorlim",
+    "What Gorlim knows",
+    ("run", "accuracy", "k"),
+    [["a|b", Estimate(0.5, 0.25, 0.75, 8), 1], ["c", None, None]],
+    {"runs": {"a": {"digest": "d"}}},
+    lambda axes: axes.plot([1, 2], [3, 4]),
+)
+
+
+def test_an_analysis_is_written_for_programs_and_for_people(tmp_path):
+    files = write(TABLE, tmp_path)
+    assert [path.name for path in files] == [f"gorlim.{end}" for end in ("parquet", "csv", "md", "json", "svg", "png")]
+    rows = pq.read_table(tmp_path / "gorlim.parquet").to_pylist()
+    assert rows[0] == {
+        "run": "a|b",
+        "accuracy": 0.5,
+        "accuracy_low": 0.25,
+        "accuracy_high": 0.75,
+        "accuracy_n": 8,
+        "k": 1,
+    }
+    assert rows[1]["accuracy"] is None
+    assert (tmp_path / "gorlim.csv").read_text().splitlines()[1] == "a|b,0.5,0.25,0.75,8,1"
+    assert "| a\\|b | 50.0 [25.0, 75.0] | 1 |" in (tmp_path / "gorlim.md").read_text()
+    assert json.loads((tmp_path / "gorlim.json").read_text())["runs"] == {"a": {"digest": "d"}}
+    assert (tmp_path / "gorlim.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "gorlim.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_analysis_gives_the_same_bytes(tmp_path):
+    for folder in ("one", "two"):
+        write(TABLE, tmp_path / folder)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_nothing_of_an_analysis_names_a_server(stored, tmp_path):
+    table = passk(read_sample_runs([stored("before")]))
+    write(table, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").iterdir() if b"gorlim" in path.read_bytes()]
+    assert "| before | 1 |" in markdown(table)
+    assert not any(math.isnan(value) for row in plain_rows(table) for value in row.values() if isinstance(value, float))
