@@ -33,10 +33,12 @@ def test_the_small_model_is_prepared_once_from_its_package(tmp_path, monkeypatch
 
 
 @pytest.mark.model
-def test_smollm2_names_the_small_model_and_any_other_name_is_itself(small_model):
+def test_smollm2_names_the_small_model_and_any_other_name_is_itself(small_model, tmp_path, monkeypatch):
     assert module.model_path("smollm2") == str(small_model)
-    assert module.model_path("~/gorlim") == str(Path.home() / "gorlim")
     assert module.model_path("tharn/gorlim-1B") == "tharn/gorlim-1B"
+    (tmp_path / "gorlim").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert module.model_path("~/gorlim") == str(tmp_path / "gorlim")
 
 
 def test_a_package_that_cannot_be_had_is_one_line(no_index):
