@@ -1,7 +1,6 @@
 """The small model that is prepared from a package."""
 
 import zipfile
-from pathlib import Path
 
 import pytest
 
