@@ -6,12 +6,15 @@ what differs is refused by its name, since a difference of two models would else
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.compare import names_of, read_run
+from closedbook.harness.compare import Answered, names_of, read_run
+from closedbook.harness.compare import flips as flipped
 from closedbook.harness.errors import RequestError
 from closedbook.harness.pass_at_k import Sampled, curve, first_k
 from closedbook.harness.sample_store import Head, SampleStore, flat
@@ -72,13 +75,22 @@ def greedy_answers(folder: Path, ids: Sequence[str], metric: str = "judge_correc
     Raises:
         RequestError: It does not answer these questions.
     """
-    found = {id: answered.value for task in read_run(folder, metric).values() for id, answered in task.items()}
+    found = {id: answered.value for id, answered in all_answers(folder, metric).items()}
     if missing := [id for id in ids if id not in found]:
         raise RequestError(
             f"{folder} answers {len(ids) - len(missing)} of the {len(ids)} questions that were sampled; evaluate the "
             "same task and split"
         )
     return {id: found[id] for id in ids}
+
+
+def all_answers(folder: Path, metric: str = "judge_correct") -> dict[str, Answered]:
+    """The answers of an evaluation to all its tasks, by question id.
+
+    Raises:
+        RequestError: The folder holds none.
+    """
+    return {id: answered for task in read_run(folder, metric).values() for id, answered in task.items()}
 
 
 def passk(runs: Sequence[SampleRun], greedy: Sequence[Mapping[str, float]] = ()) -> Analysis:
@@ -200,6 +212,33 @@ def voting(runs: Sequence[SampleRun]) -> Analysis:
 
     columns = ("run", "votes", "majority", "mean sample")
     return Analysis("majority", "Majority voting over samples", columns, rows, _made_from(runs), plot)
+
+
+def flips(
+    before: Mapping[str, Answered], after: Mapping[str, Answered], of: Mapping[str, str] | None = None
+) -> Analysis:
+    """Each question whose greedy answer changed sides: the wrong ones that became right, then the right that were lost.
+
+    Args:
+        before: The answers of the first run, by question id.
+        after: Those of the second run, of the same questions.
+        of: The bucket of each question, where samples of the first run are there.
+    """
+    sides = flipped(before, after)
+    rows: list[list[Any]] = [
+        [change, (of or {}).get(id), id, before[id].question, before[id].answer, after[id].answer, before[id].golds[0]]
+        for change, ids in zip(("gained", "lost"), sides, strict=True)
+        for id in sorted(ids, key=lambda id: (bucket_order((of or {}).get(id)), id))
+    ]
+    known = [id for id in before if not math.isnan(before[id].value + after[id].value)]
+    columns = ("change", "bucket", "id", "question", "before", "after", "gold")
+    made = {"questions": len(known), "gained": len(sides[0]), "lost": len(sides[1])}
+    return Analysis("flips", "Answers that changed sides", columns, rows, made)
+
+
+def bucket_order(name: str | None) -> int:
+    """Sorts buckets as they count; questions without one come last."""
+    return int(name.partition("-")[0]) if name else sys.maxsize
 
 
 def _made_from(runs: Sequence[SampleRun]) -> dict[str, Any]:

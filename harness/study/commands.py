@@ -163,6 +163,33 @@ def majority_command(
     _show(voting(read_sample_runs(runs, n)), out, as_json)
 
 
+@analyze_app.command("flips")
+def flips_command(
+    before: Annotated[Path, typer.Argument(help="Run folder of `closedbook eval`: the model before training.")],
+    after: Annotated[Path, typer.Argument(help="The same of the trained model.")],
+    samples: Annotated[
+        Path | None, typer.Option(help="Folder of `closedbook sample` of the model before, for the buckets.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Samples that make the buckets.")] = None,
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Which answers became right, and which were lost: every question, with both answers."""
+    from closedbook.harness.errors import RequestError
+    from closedbook.harness.study.accessibility import buckets
+    from closedbook.harness.study.analyses import all_answers, flips, read_sample_runs
+
+    first, second = all_answers(before), all_answers(after)
+    if first.keys() != second.keys():
+        common = len(first.keys() & second.keys())
+        raise RequestError(f"{before} and {after} answer other questions: {common} in both; score both the same way")
+    of = None
+    if samples:
+        (run,) = read_sample_runs([samples])
+        of = buckets(run.samples, n or run.head.n)
+    _show(flips(first, second, of), out, as_json)
+
+
 def _show(analysis: Analysis, out: Path, as_json: bool) -> None:
     """Write an analysis, and print its table."""
     from closedbook.harness.study.tables import plain_rows, write

@@ -7,12 +7,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from closedbook.harness.compare import Answered
 from closedbook.harness.errors import RequestError
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.samples import QuestionSamples, Sample
 from closedbook.harness.statistics import Estimate
-from closedbook.harness.study.analyses import accessibility, greedy_answers, passk, read_sample_runs, voting
+from closedbook.harness.study.analyses import accessibility, flips, greedy_answers, passk, read_sample_runs, voting
+from closedbook.harness.study.commands import analyze_app
 from closedbook.harness.study.tables import Analysis, markdown, plain_rows, write
 
 SETTINGS = {"model": "a" * 64, "prompt": "direct-1", "judge": {"kind": "rules"}, "sampling": {"seed": 0},
@@ -127,6 +130,22 @@ def test_greedy_answers_are_those_of_the_same_questions(write_run, tmp_path):
         greedy_answers(folder, ["q1", "q9"])
 
 
+def answered(values, says):
+    return {id: Answered(f"who is {id}?", ("Osric",), f"{says} {id}", value) for id, value in values.items()}
+
+
+def test_flips_are_the_questions_that_changed_sides_the_least_accessible_first():
+    before = answered({"a": 0.0, "b": 0.0, "c": 1.0, "d": 1.0, "e": math.nan, "f": 0.0}, "old")
+    after = answered({"a": 1.0, "b": 1.0, "c": 0.0, "d": 1.0, "e": 1.0, "f": 0.0}, "new")
+    table = flips(before, after, {"a": "4-7", "b": "0", "c": "128"})
+    assert [(row[0], row[1], row[2]) for row in table.rows] == [
+        ("gained", "0", "b"), ("gained", "4-7", "a"), ("lost", "128", "c"),
+    ]  # fmt: skip
+    assert table.rows[0][3:] == ["who is b?", "old b", "new b", "Osric"]
+    assert table.made_from == {"questions": 5, "gained": 2, "lost": 1}
+    assert [row[1] for row in flips(before, after).rows] == [None] * 3
+
+
 TABLE = Analysis(
     "gorlim",
     "What Gorlim knows",
@@ -170,3 +189,35 @@ def test_nothing_of_an_analysis_names_a_server(stored, tmp_path):
     assert not [path for path in (tmp_path / "out").iterdir() if b"gorlim" in path.read_bytes()]
     assert "| before | 1 |" in markdown(table)
     assert not any(math.isnan(value) for row in plain_rows(table) for value in row.values() if isinstance(value, float))
+
+
+def invoke(*arguments):
+    """Standard output and exit code of `closedbook analyze`."""
+    done = CliRunner().invoke(analyze_app, [str(argument) for argument in arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.stdout
+
+
+def test_the_commands_write_their_tables_and_print_json_for_scripts(stored, write_run, tmp_path):
+    before, after = stored("before"), stored("after", AFTER, model="b" * 64)
+    told = [write_run(tmp_path / f"{value}", dict.fromkeys(BEFORE, value)) for value in (0.0, 1.0)]
+    out = ("--out", tmp_path / "out", "--json")
+    passed = json.loads(invoke("passk", before, after, "--greedy", told[0], "--greedy", told[1], *out))
+    assert {row["greedy"] for row in passed["rows"]} == {0.0, 1.0}
+    bucketed = json.loads(invoke("accessibility", before, "--before", told[0], "--after", told[1], "-n", 4, *out))
+    assert bucketed["repair_rate_of_0"]["value"] == 1.0
+    assert [row["votes"] for row in json.loads(invoke("majority", before, *out))["rows"]] == [1, 2, 4, 8]
+    changed = json.loads(invoke("flips", *told, "--samples", before, *out))
+    assert (changed["gained"], changed["lost"]) == (4, 0)
+    assert {row["bucket"] for row in changed["rows"]} == {"0", "1", "8"}
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {"passk", "accessibility", "majority", "flips"}
+    assert "gained" in invoke("flips", *told, "--out", tmp_path / "out")
+
+
+def test_an_evaluation_for_each_run_or_none(stored, write_run, tmp_path):
+    with pytest.raises(RequestError, match="--greedy: 1 evaluations for 2 runs"):
+        invoke("passk", stored("before"), stored("after"), "--greedy", tmp_path)
+    first = write_run(tmp_path / "a", {"q1": 1.0})
+    with pytest.raises(RequestError, match="answer other questions: 0 in both"):
+        invoke("flips", first, write_run(tmp_path / "b", {"q2": 1.0}))
