@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("packaging")  # of one environment, in one process
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "mutants", "runs", "htmlcov")
 
@@ -80,10 +81,12 @@ def installed(
     request: pytest.FixtureRequest, environment: Environment, checkout: Path, wheel: Path
 ) -> Iterator[Environment]:
     """The environment with the package in it; removing it afterwards must leave nothing."""
-    if request.param == "wheel":  # uncompiled: compiling lm-eval's dependencies would double the time
-        environment.pip("install", "--no-compile", "--constraint", ROOT / "ci" / "constraints.txt", wheel)
-    else:  # the wheel's dependencies are still there
-        environment.pip("install", "--no-deps", "--editable", checkout)
+    # uncompiled: compiling lm-eval's dependencies would double the time
+    install = ("install", "--no-compile", "--constraint", ROOT / "ci" / "constraints.txt")
+    if request.param == "wheel":
+        environment.pip(*install, wheel)
+    else:  # the wheel's dependencies are still there, unless its tests ran in another process
+        environment.pip(*install, "--editable", checkout)
     yield environment
     environment.pip("uninstall", "--yes", "closedbook")
     assert environment.traces() == []
