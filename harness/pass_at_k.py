@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.statistics import Estimate, bootstrapped_means
 
 
@@ -86,6 +87,13 @@ def _bounds(questions: Sequence[Sampled], k: int) -> tuple[float, float]:
     worst = sum(pass_at_k(of.n + of.failed, of.right, k) for of in whole)
     best = sum(pass_at_k(of.n + of.failed, of.right + of.failed, k) for of in whole)
     return worst / len(whole), best / len(whole)
+
+
+def passes(samples: Sequence[QuestionSamples], n: int) -> list[PassAtK]:
+    """pass@k for each power of two up to n that the graded samples of every question allow."""
+    sampled = [Sampled(of.drawn - of.failed, of.right, of.failed) for of in samples]
+    most = min((of.n for of in sampled if of.n), default=0)
+    return curve(sampled, [k for k in (1 << at for at in range(n.bit_length())) if k <= min(n, most)])
 
 
 def first_k(points: Sequence[PassAtK], accuracy: float) -> int | None:

@@ -221,9 +221,10 @@ def _run(
     prompts = encode_prompts(tokenizer, questions, recipe.style, chat, recipe.max_prompt_tokens)
     _require_room(recipe, model, max(map(len, prompts)))
     if recipe.method in ("rft", "dpo"):
-        sampling, digest = sampling_of(recipe), model_digest(model_path(recipe.model))
-        sampler = Sampler(model, tokenizer)
-        engine = TransformersEngine(sampler, digest, recipe.style, chat, sampling, recipe.max_prompt_tokens)
+        sampler, sampling = Sampler(model, tokenizer), sampling_of(recipe)
+        engine = TransformersEngine(
+            sampler, provenance.model_digest, recipe.style, chat, sampling, recipe.max_prompt_tokens
+        )
         rows = sampled_rows(recipe, questions, engine, config, reward, progress)
         config.max_steps = steps_of(recipe, len(rows))  # they train on what their samples left
     elif recipe.method == "sft":

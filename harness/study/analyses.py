@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from closedbook.harness.compare import Answered, names_of, read_run
 from closedbook.harness.compare import flips as flipped
 from closedbook.harness.errors import RequestError
-from closedbook.harness.pass_at_k import Sampled, curve, first_k
+from closedbook.harness.pass_at_k import first_k, passes
 from closedbook.harness.sample_store import Head, SampleStore, flat
 from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.statistics import Estimate, bootstrapped_means, proportion
@@ -104,11 +104,7 @@ def passk(runs: Sequence[SampleRun], greedy: Sequence[Mapping[str, float]] = ())
     curves = []
     rows: list[list[Any]] = []
     for at, run in enumerate(runs):
-        sampled = [
-            Sampled(question.drawn - question.failed, question.right, question.failed) for question in run.samples
-        ]
-        most = min((of.n for of in sampled if of.n), default=0)
-        points = curve(sampled, [k for k in (1 << power for power in range(n.bit_length())) if k <= min(n, most)])
+        points = passes(run.samples, n)
         curves.append((run.name, points))
         accuracy = proportion(greedy[at].values()) if greedy else None
         reached = first_k(curves[0][1], accuracy.value) if accuracy and accuracy.value is not None else None

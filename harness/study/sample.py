@@ -17,7 +17,7 @@ from closedbook.harness.engines import EngineName, make_engine
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.judge import Grade, Judge, JudgeSettings, Triple, make_judge
 from closedbook.harness.manifests import load_questions, read_manifest
-from closedbook.harness.pass_at_k import PassAtK, Sampled, curve
+from closedbook.harness.pass_at_k import PassAtK, passes
 from closedbook.harness.prompts import Style, extract_answer
 from closedbook.harness.provenance import check_untrained, read_provenance
 from closedbook.harness.questions import Question
@@ -125,13 +125,6 @@ def settings_of(engine: Engine, name: str, split: str, judge: Judge | None) -> d
     """All that a sample and its grade depend on, besides the question."""
     task = {"benchmark": name, "split": split, "manifest": read_manifest(name).digest}
     return {**engine.identity, "task": task, "judge": dict(judge.identity) if judge else None}
-
-
-def passes(samples: Sequence[QuestionSamples], n: int) -> list[PassAtK]:
-    """pass@k for each power of two up to n that the graded samples of every question allow."""
-    sampled = [Sampled(line.drawn - line.failed, line.right, line.failed) for line in samples]
-    most = min((of.n for of in sampled if of.n), default=0)
-    return curve(sampled, [k for k in (1 << at for at in range(n.bit_length())) if k <= min(n, most)])
 
 
 def _grading(judge: Judge, style: Style) -> Any:

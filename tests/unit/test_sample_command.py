@@ -9,9 +9,10 @@ import pytest
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.manifests import load_questions
+from closedbook.harness.pass_at_k import passes
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.sampling import Sampling
-from closedbook.harness.study.sample import Request, asked_by, passes, sample
+from closedbook.harness.study.sample import Request, asked_by, sample
 from closedbook.harness.testing import JudgeServer
 
 RULES = JudgeSettings(kind="rules")

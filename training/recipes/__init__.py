@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.judge.settings import JudgeSettings, judge_settings
+from closedbook.harness.sample_store import flat
 from closedbook.training.batches import Batch, resolve
 from closedbook.training.recipe_fields import MAY_CHANGE, METHODS, Recipe, meant, reads
 
@@ -32,7 +33,6 @@ __all__ = [
     "Recipe",
     "changes",
     "check_recipe",
-    "flat",
     "judge_of",
     "load_recipe",
     "published",
@@ -290,14 +290,6 @@ def published(recipe: Recipe) -> dict[str, Any]:
         files = {name: getattr(recipe.subset, name) for name in ("ids", "buckets")}
         stated["subset"] |= {name: Path(file).name for name, file in files.items() if file}
     return stated
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings with those of sections by their whole names, `judge.model`."""
-    whole: dict[str, Any] = {}
-    for name, value in settings.items():
-        whole |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return whole
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
