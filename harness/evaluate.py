@@ -209,7 +209,7 @@ def _describe(model: str, backend: str, given: Mapping[str, Any]) -> tuple[str, 
         return f"{model}@{given.get('base_url', '')}", "chat" in backend, {"model": model} | dict(given)
     with _quiet():
         identity, has_template = _check_local_model(model, given)
-    defaults = {"pretrained": model, "dtype": "bfloat16"}
+    defaults = {"pretrained": model}
     if backend == "hf":
         defaults["device"] = _default_device()
     return identity, has_template, defaults | dict(given)

@@ -180,10 +180,8 @@ def _scoring(recipe: Recipe) -> str:
     theirs = "" if recipe.chat is False else " --apply_chat_template"
     ours = {True: " --chat", False: " --no-chat", "auto": ""}[recipe.chat]
     auto = " Without a chat template, leave out `--apply_chat_template`." if recipe.chat == "auto" else ""
-    # the policy that was trained computed in bfloat16; in float32 the same weights can answer otherwise
-    dtype = "" if recipe.precision == "float32" else ",dtype=bfloat16"
     commands = [
-        f"lm_eval --model hf --model_args {shlex.quote(f'pretrained={folder}{dtype}')} --tasks {tasks}{theirs} "
+        f"lm_eval --model hf --model_args {shlex.quote(f'pretrained={folder}')} --tasks {tasks}{theirs} "
         "--batch_size 32",
         f"closedbook eval {shlex.quote(folder)} --tasks {tasks}{ours}",
     ]

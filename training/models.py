@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from closedbook.harness.errors import RequestError, Unfinished, one_line
-from closedbook.harness.provenance import PROVENANCE_FILE
 from closedbook.harness.small_model import model_path
 from closedbook.training.recipe_fields import Recipe
 from closedbook.training.trl_config import lora_arguments, model_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# What a model folder is made of. A checkpoint holds more, to go on from: FSDP and ZeRO-3 add the model once again.
-OF_A_MODEL = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")
-OF_A_RUN = ("trainer_state.json", PROVENANCE_FILE, "zero_to_fp32.py")
 
 
 def load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -54,22 +48,27 @@ def adapters(recipe: Recipe) -> dict[str, Any]:
 def write_model(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
     """Write the model of a checkpoint, with its tokenizer, to a folder; adapters are merged into it.
 
+    With mixed precision it is written in bfloat16, in which the policy drew its rollouts and was validated: whoever
+    loads the folder as it is then asks the policy that was trained. The checkpoint keeps the weights in float32.
+
     Raises:
         Unfinished: It cannot be written.
     """
+    import torch
     from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    model: Any
     try:
         if recipe.lora is None:
-            for file in sorted(checkpoint.iterdir()):
-                if any(map(file.match, OF_A_MODEL)) and file.name not in OF_A_RUN:
-                    shutil.copy2(file, folder / file.name)
+            model = AutoModelForCausalLM.from_pretrained(checkpoint, **model_arguments(recipe))
         else:
             from peft import PeftModel
-            from transformers import AutoTokenizer
 
-            model, _ = load_model(recipe)
-            PeftModel.from_pretrained(model, checkpoint).merge_and_unload().save_pretrained(folder)
-            AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+            model = PeftModel.from_pretrained(load_model(recipe)[0], checkpoint).merge_and_unload()
+        if recipe.precision == "mixed":
+            model = model.to(torch.bfloat16)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=recipe.trust_remote_code).save_pretrained(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise Unfinished(f"cannot write the model to {folder}: {one_line(error)}; free space") from error

@@ -183,10 +183,7 @@ def test_the_recipe_in_the_card_is_a_recipe():
 def test_the_commands_name_tasks_that_there_are(style):
     text = made(overrides=[f"style={style}", "benchmarks=[nq, popqa]"], manifests={"nq": "a" * 64, "popqa": "b" * 64})
     tasks = "nq_dedup,popqa_dedup" if style == "direct" else "nq_dedup_cot,popqa_dedup_cot"
-    assert (
-        f"lm_eval --model hf --model_args pretrained=grpo_cpu,dtype=bfloat16 --tasks {tasks} --apply_chat_template"
-        in text
-    )
+    assert f"lm_eval --model hf --model_args pretrained=grpo_cpu --tasks {tasks} --apply_chat_template" in text
     assert f"closedbook eval grpo_cpu --tasks {tasks}" in text
 
 
@@ -200,7 +197,7 @@ def test_the_commands_ask_as_the_training_asked(chat, theirs, ours):
 def test_a_folder_with_spaces_is_quoted_in_the_commands():
     text = made(overrides=["output_dir=runs/my first; run"])
     line = next(line for line in text.splitlines() if line.startswith("lm_eval"))
-    assert "pretrained=my first; run,dtype=bfloat16" in shlex.split(line)
+    assert "pretrained=my first; run" in shlex.split(line)
 
 
 def test_the_card_says_what_the_model_must_not_be_asked():
@@ -267,9 +264,3 @@ def test_every_method_has_a_card(method, tmp_path):
     recipe = load_recipe(f"{method}_cpu")
     text = model_card(recipe, replace(STATED, method=method, manifests={"worldfacts": "a" * 64}), LOG, N)
     assert read(text, tmp_path).data.tags[1] == method
-
-
-def test_the_command_asks_the_model_in_the_precision_that_was_trained():
-    """Rounded to bfloat16, weights that training moved a little are another model."""
-    cards = [made(overrides=[f"precision={name}"]) for name in ("mixed", "bfloat16", "float32")]
-    assert ["dtype=bfloat16" in card for card in cards] == [True, True, False]

@@ -186,14 +186,30 @@ def test_a_model_folder_holds_nothing_that_only_training_needs(recipe):
     assert not held & {"pytorch_model_fsdp.bin", "latest", "zero_to_fp32.py", "global_step2", "optimizer.bin"}
 
 
+@pytest.mark.parametrize(
+    ("precision", "written"), [("mixed", "bfloat16"), ("bfloat16", "bfloat16"), ("float32", "float32")]
+)
+def test_a_model_folder_is_in_the_precision_that_the_policy_answered_in(recipe, precision, written):
+    done = train(recipe("sft_cpu", "max_steps=1", f"precision={precision}"), progress=False)
+    assert {str(t.dtype) for t in load_file(done.folder / "model.safetensors").values()} == {f"torch.{written}"}
+    assert json.loads((done.folder / "config.json").read_text())["dtype"] == written
+
+
+def test_a_checkpoint_of_mixed_precision_keeps_what_bfloat16_rounds_away(recipe):
+    done = train(recipe("sft_cpu", "max_steps=1", "precision=mixed"), progress=False)
+    kept = load_file(done.folder / "checkpoint-1" / "model.safetensors")
+    written = load_file(done.folder / "model.safetensors")
+    assert all(torch.equal(kept[name].bfloat16(), weights) for name, weights in written.items())
+    assert any(not torch.equal(kept[name], weights.float()) for name, weights in written.items())
+
+
 def test_a_model_folder_can_be_asked_as_the_base_model_was(recipe):
     done = train(recipe("sft_cpu", "max_steps=2"), progress=False)
     checkpoint = done.folder / "checkpoint-2"
-    (checkpoint / "tokenizer.model").write_text("")
     (done.folder.parent / "model").mkdir()
     write_model(recipe("sft_cpu"), checkpoint, done.folder.parent / "model")
     held = {path.name for path in (done.folder.parent / "model").iterdir()}
-    assert {"chat_template.jinja", "tokenizer_config.json", "tokenizer.model"} <= held
+    assert {"chat_template.jinja", "tokenizer_config.json"} <= held
     assert "trainer_state.json" not in held
     assert (done.folder / "chat_template.jinja").is_file()
 
