@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from closedbook.harness.cli import JsonFlag, judge_flags, people, print_json, print_spending, print_table, with_flags
 from closedbook.harness.judge.settings import JudgeSettings
@@ -87,7 +88,18 @@ def sample_command(
     people.print(f"samples: {done.folder}", highlight=False, markup=False, soft_wrap=True)
 
 
+class _Remembered(TyperGroup):
+    """Commands whose words are kept as they were given: an analysis states the line that made it."""
+
+    words: ClassVar[tuple[str, ...]] = ()
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        _Remembered.words = ("analyze", *args)
+        return super().resolve_command(ctx, args)
+
+
 analyze_app = typer.Typer(
+    cls=_Remembered,
     no_args_is_help=True,
     help="What samples and evaluations say of a model before and after training: tables and figures.",
 )
@@ -192,9 +204,10 @@ def flips_command(
 
 def _show(analysis: Analysis, out: Path, as_json: bool) -> None:
     """Write an analysis, and print its table."""
+    from closedbook.harness.study.inputs import command_line, inputs
     from closedbook.harness.study.tables import plain_rows, write
 
-    files = write(analysis, out)
+    files = write(analysis, out, command_line(_Remembered.words), inputs(_Remembered.words))
     if as_json:
         print_json({"name": analysis.name, "rows": plain_rows(analysis), "files": files, **analysis.made_from})
     else:

@@ -1,22 +1,27 @@
 """What an analysis comes to, and how it is written: a table in four forms, a figure in two, and where it comes from.
 
 out/passk.parquet   for programs: an estimate is four columns, NAME, NAME_low, NAME_high, NAME_n
-out/passk.csv       the same
+out/passk.csv       the same for spreadsheets, where a text cannot become a formula
 out/passk.md        for people: an estimate in per cent with its interval
 out/passk.svg, .png the figure
-out/passk.json      the runs that it was made from, their digests, and the command
+out/passk.json      name, title and columns, the command, the folders it read with their digests, what decides it
+
+The texts are a model's and may be anything. In Markdown they are escaped, so that they stay text where it is rendered.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
+import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.errors import RequestError
+from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.files import renamed_when_whole, write_text, written_aside
 from closedbook.harness.statistics import Estimate
 
@@ -24,6 +29,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Cell = str | int | float | Estimate | None
+ENDS = ("parquet", "csv", "md", "json", "svg", "png")
+PARTS = ("low", "high", "n")
+AGAIN = "run `closedbook analyze` again"
+COLOURS = ("#2460ac", "#bd5208", "#2a7a3e", "#7848b3", "#b02c56", "#007584", "#7a6800", "#4b606c")
+"""Of curves and bars: each has a contrast of 4.5 or more with white."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +84,41 @@ def _cells(column: str, cell: Cell, estimated: bool) -> list[tuple[str, str | in
 
 def markdown(analysis: Analysis) -> str:
     """The table for people, in per cent with 95 % intervals."""
-    rows = [analysis.columns, ["---"] * len(analysis.columns)]
-    rows += [["-" if cell is None else str(cell) for cell in row] for row in analysis.rows]
-    return f"{analysis.title}\n\n" + "\n".join(f"| {' | '.join(_text(cell) for cell in row)} |" for row in rows) + "\n"
+    rows = [[*map(_text, analysis.columns)], ["---"] * len(analysis.columns)]
+    rows += [["-" if cell is None else _text(cell) if isinstance(cell, str) else str(cell) for cell in row]
+             for row in analysis.rows]  # fmt: skip
+    return f"{_text(analysis.title)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def _text(cell: object) -> str:
-    return str(cell).replace("|", "\\|").replace("\n", " ")
+def _text(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    line = " ".join(re.split(r"[\s\x1c-\x1f\x85\u2028\u2029]+", text))
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
-def write(analysis: Analysis, out: Path) -> list[Path]:
+def no_formula(cell: object) -> object:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it; anything else as it is.
+
+    OWASP, "CSV injection".
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+class Input(NamedTuple):
+    """A folder that an analysis read: its name as shown, and the digest of what is in it."""
+
+    folder: str
+    digest: str
+
+
+def write(analysis: Analysis, out: Path, command: str | None = None, inputs: Sequence[Input] = ()) -> list[Path]:
     """Write all forms of an analysis; the files, in order.
+
+    Args:
+        analysis: Any.
+        out: Their folder.
+        command: The command line that made it.
+        inputs: What it was made from.
 
     Raises:
         RequestError: There is a figure to draw and no matplotlib.
@@ -94,33 +128,115 @@ def write(analysis: Analysis, out: Path) -> list[Path]:
     import pyarrow.parquet as pq
 
     rows = plain_rows(analysis)
-    at = {end: out / f"{analysis.name}.{end}" for end in ("parquet", "csv", "md", "json", "svg", "png")}
+    names = list(rows[0]) if rows else list(analysis.columns)
+    at = {end: out / f"{analysis.name}.{end}" for end in ENDS}
     with renamed_when_whole(at["parquet"]) as aside:
-        pq.write_table(pa.Table.from_pylist(rows), aside)
+        whole = pa.Table.from_pylist(rows) if rows else pa.schema([(name, pa.string()) for name in names]).empty_table()
+        pq.write_table(whole, aside)
     with written_aside(at["csv"]) as file:
-        table = csv.DictWriter(file, list(rows[0]) if rows else list(analysis.columns), lineterminator="\n")
+        table = csv.DictWriter(file, names, lineterminator="\n")
         table.writeheader()
-        table.writerows(rows)
+        table.writerows({name: no_formula(cell) for name, cell in row.items()} for row in rows)
     write_text(at["md"], markdown(analysis))
-    write_text(at["json"], json.dumps({"title": analysis.title, **analysis.made_from}, indent=2) + "\n")
+    write_text(at["json"], json.dumps(_stated(analysis, command, inputs), indent=2) + "\n")
     if analysis.plot is None:
-        return [at[end] for end in ("parquet", "csv", "md", "json")]
+        return [at[end] for end in ENDS if end not in ("svg", "png")]
     _draw(analysis.plot, analysis.title, at["svg"], at["png"])
     return list(at.values())
+
+
+def _stated(analysis: Analysis, command: str | None, inputs: Sequence[Input]) -> dict[str, Any]:
+    head = {"name": analysis.name, "title": analysis.title, "columns": list(analysis.columns), "command": command}
+    return {**analysis.made_from, **head, "inputs": [read._asdict() for read in inputs]}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An analysis as its files have it.
+
+    Attributes:
+        analysis: Without its plot, which was drawn.
+        command: The command line that made it; None where it was made by other code.
+        inputs: The folders that it was made from.
+        files: The files that are there, by their ending.
+    """
+
+    analysis: Analysis
+    command: str | None = None
+    inputs: Sequence[Input] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def read(path: Path) -> Stored:
+    """An analysis that `write` wrote.
+
+    Args:
+        path: Its JSON file; the others lie beside it.
+
+    Raises:
+        RequestError: It cannot be read, is of an earlier version, or its table is missing or damaged.
+    """
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        head = stated["name"], stated["title"], tuple(stated["columns"])
+        if not all(isinstance(text, str) for text in (*head[:2], *head[2])) or head[0] != path.stem:
+            raise ValueError("its name, title or columns are not its own")
+        command, inputs = stated["command"], [Input(str(one["folder"]), str(one["digest"])) for one in stated["inputs"]]
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(f"cannot read {path}: {one_line(error)}; {AGAIN}") from error
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"{path} is no analysis of this version (no {one_line(error)}); {AGAIN}") from error
+    made = {
+        name: value for name, value in stated.items() if name not in ("name", "title", "columns", "command", "inputs")
+    }
+    rows = _read_rows(path.with_suffix(".parquet"), head[2])
+    files = {end: file for end in ENDS if (file := path.with_suffix(f".{end}")).is_file()}
+    return Stored(Analysis(*head, rows, made), command and str(command), inputs, files)
+
+
+def _read_rows(path: Path, columns: Sequence[str]) -> list[list[Cell]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        there = set(table.column_names)
+        estimated = {name for name in columns if {f"{name}_{part}" for part in PARTS} <= there}
+        return [
+            [
+                Estimate(row[name], *(row[f"{name}_{part}"] for part in PARTS)) if name in estimated else row[name]
+                for name in columns
+            ]
+            for row in table.to_pylist()
+        ]
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise RequestError(f"cannot read {path}: {one_line(error)}; {AGAIN}") from error
 
 
 def _draw(plot: Callable[[Axes], object], title: str, *paths: Path) -> None:
     try:
         import matplotlib
+        from cycler import cycler
         from matplotlib.figure import Figure
     except ImportError as error:
         raise RequestError("matplotlib is not installed; pip install 'closedbook[report]'") from error
-    with matplotlib.rc_context({"svg.hashsalt": "closedbook", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6, 3.8), layout="constrained")
+    look: Any = {  # its type names all the hundreds of settings
+        "svg.hashsalt": "closedbook",
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "axes.prop_cycle": cycler(color=COLOURS),
+        "text.parse_math": False,  # a name may hold dollar signs
+    }
+    with matplotlib.rc_context(look), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name may be in any script; the page has other fonts
+        figure = Figure(figsize=(5.6, 3.7), layout="constrained")
         axes = figure.subplots()
         plot(axes)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(textwrap.fill(title, 72), fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_xscale() == "log":  # 1, 2, 4 and not powers, which would be math
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(lambda value, _: "")
         for path in paths:
             with renamed_when_whole(path) as aside:
                 stamp = {"Date": None} if path.suffix == ".svg" else None

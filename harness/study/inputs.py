@@ -1,0 +1,72 @@
+"""What an analysis was made from: the folders that its command names, with digests of what decides its figures.
+
+What surprises: the digest of an evaluation is that of its answers as they lie there, since every figure is counted
+from them; the digest of samples is that of all that they depend on, as `samples.json` has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from closedbook.harness.errors import RequestError
+from closedbook.harness.sample_store import HEAD, SampleStore
+from closedbook.harness.study.tables import Input
+
+DROPPED = ("--json",)  # from a command line: what changes no figure
+DROPPED_WITH_VALUE = ("--out",)
+
+
+def shown_path(path: Path | str) -> str:
+    """A path for others to read: a relative one as it is, one below this folder from here, else its last two parts."""
+    whole = Path(path)
+    if not whole.is_absolute():
+        return str(path)
+    here = Path.cwd()
+    return str(whole.relative_to(here)) if whole.is_relative_to(here) else "/".join(whole.parts[-2:])
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command line as it can be given again: quoted, without machine paths and what changes no figure.
+
+    >>> command_line(["analyze", "majority", "runs/a b", "--out", "x", "--json", "-n", "8"])
+    "closedbook analyze majority 'runs/a b' -n 8"
+    """
+    kept, values = ["closedbook"], iter(arguments)
+    for value in values:
+        if value in DROPPED_WITH_VALUE:
+            next(values, None)
+        elif value not in DROPPED and not value.startswith(tuple(f"{name}=" for name in DROPPED_WITH_VALUE)):
+            kept.append(shown_path(value))
+    return shlex.join(kept)
+
+
+def inputs(arguments: Iterable[str]) -> list[Input]:
+    """The folders of samples and evaluations among the arguments of a command, each once."""
+    folders = dict.fromkeys(Path(value.partition("=")[2] if value.startswith("--") else value) for value in arguments)
+    found = ((folder, digest_of(folder)) for folder in folders if folder.is_dir())
+    return [Input(shown_path(folder), digest) for folder, digest in found if digest]
+
+
+def digest_of(folder: Path) -> str | None:
+    """The digest of a folder of samples or of an evaluation, 16 hexadecimal digits; None for another folder."""
+    try:
+        if (folder / HEAD).is_file():
+            return SampleStore(folder).head().digest
+    except RequestError:
+        return None
+    files = last_written(folder)
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for task, path in sorted(files.items()):
+        digest.update(f"{task}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def last_written(folder: Path) -> dict[str, Path]:
+    """The file of answers of each task of an evaluation that was written last, by task."""
+    files = sorted(folder.rglob("samples_*.jsonl"), key=lambda path: path.name)
+    return {path.name.removeprefix("samples_").rsplit("_", 1)[0]: path for path in files}
