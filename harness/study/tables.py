@@ -12,6 +12,7 @@ The texts are a model's and may be anything. In Markdown they are escaped, so th
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import textwrap
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from closedbook.harness.errors import RequestError, one_line
-from closedbook.harness.files import renamed_when_whole, write_text, written_aside
+from closedbook.harness.files import renamed_when_whole, write_text
 from closedbook.harness.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -96,6 +97,16 @@ def _text(text: str) -> str:
     return re.sub(r"([\\`*\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
+def csv_text(analysis: Analysis) -> str:
+    """The table as CSV, its estimates as four columns."""
+    rows = plain_rows(analysis)
+    file = io.StringIO(newline="")
+    table = csv.DictWriter(file, list(rows[0]) if rows else list(analysis.columns), lineterminator="\n")
+    table.writeheader()
+    table.writerows({name: no_formula(cell) for name, cell in row.items()} for row in rows)
+    return file.getvalue()
+
+
 def no_formula(cell: object) -> object:
     """A text that a spreadsheet would take for a formula, with an apostrophe before it; anything else as it is.
 
@@ -128,15 +139,11 @@ def write(analysis: Analysis, out: Path, command: str | None = None, inputs: Seq
     import pyarrow.parquet as pq
 
     rows = plain_rows(analysis)
-    names = list(rows[0]) if rows else list(analysis.columns)
     at = {end: out / f"{analysis.name}.{end}" for end in ENDS}
     with renamed_when_whole(at["parquet"]) as aside:
-        whole = pa.Table.from_pylist(rows) if rows else pa.schema([(name, pa.string()) for name in names]).empty_table()
-        pq.write_table(whole, aside)
-    with written_aside(at["csv"]) as file:
-        table = csv.DictWriter(file, names, lineterminator="\n")
-        table.writeheader()
-        table.writerows({name: no_formula(cell) for name, cell in row.items()} for row in rows)
+        empty = pa.schema([(name, pa.string()) for name in analysis.columns]).empty_table()
+        pq.write_table(pa.Table.from_pylist(rows) if rows else empty, aside)
+    write_text(at["csv"], csv_text(analysis))
     write_text(at["md"], markdown(analysis))
     write_text(at["json"], json.dumps(_stated(analysis, command, inputs), indent=2) + "\n")
     if analysis.plot is None:
