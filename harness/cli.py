@@ -249,7 +249,7 @@ def eval_command(
     model: Annotated[
         str,
         typer.Argument(
-            help="Model folder, hub id, or smollm2 for the small model; with an API backend, its name on the server."
+            help="Model folder, hub id, or smollm2, gemma-270m, qwen-0.5b; with an API backend, its name on the server."
         ),
     ],
     tasks: Annotated[

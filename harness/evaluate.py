@@ -233,7 +233,7 @@ def evaluate(
     """Score a model and write a run folder.
 
     Args:
-        model: Model folder, hub id or smollm2; for an API backend the model's name on the server.
+        model: Model folder, hub id or the name of a packaged model; for an API backend the model's name on the server.
         tasks: Names of our tasks or groups.
         split: "test", "validation", "train", or "dropped": the test questions that train states.
         judge: Settings of the judge; without one only exact_match and contains are reported.

@@ -64,7 +64,7 @@ def model_digest(path: str) -> str:
     except (OSError, ValueError) as error:
         raise RequestError(
             f"model {path}: no such folder, and the hub cannot be asked or does not have it ({one_line(error, 120)}); "
-            "name a model folder, a hub id or smollm2"
+            "name a model folder, a hub id, or smollm2, gemma-270m, qwen-0.5b"
         ) from error
 
 

@@ -20,6 +20,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from closedbook.harness.metrics import METRICS
+from closedbook.harness.small_model import MODELS
 from closedbook.harness.sources import benchmark
 from closedbook.harness.statistics import Estimate, wilson
 from closedbook.training.recipe_fields import Recipe, reads
@@ -29,7 +30,6 @@ from closedbook.training.trl_config import trl_name
 if TYPE_CHECKING:
     from closedbook.harness.provenance import Provenance
 
-SMALL_MODEL, SMALL_MODEL_ID, SMALL_MODEL_LICENCE = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 UNITS = {"grpo": "questions", "sft": "examples", "rft": "examples", "dpo": "pairs"}
 TRAINED_ON = {
@@ -100,7 +100,7 @@ def _metadata(recipe: Recipe, provenance: Provenance, figures: Mapping[str, Esti
     return ModelCardData(
         base_model=base,
         library_name="transformers",
-        license=SMALL_MODEL_LICENCE if base == SMALL_MODEL_ID else None,
+        license=next((model.licence for model in MODELS.values() if model.hub_id == base), None),
         pipeline_tag="text-generation",
         tags=["closedbook", recipe.method, "question-answering", "trl"],
         datasets=[one.repo for one in chosen if one.repo] or None,
@@ -136,8 +136,8 @@ def _hub_id(provenance: Provenance) -> str | None:
     }
     while isinstance(stated, Mapping):
         name, digest = str(stated.get("base_model", "")), str(stated.get("base_digest", ""))
-        if name == SMALL_MODEL:
-            return SMALL_MODEL_ID
+        if name in MODELS:
+            return MODELS[name].hub_id
         if digest.startswith(f"{name}@") and HUB_ID.fullmatch(name):  # a folder's digest has no name
             return name
         stated = stated.get("parent")

@@ -56,7 +56,12 @@ class ModelSize:
         return rank * (self.layers or 0) * sum(widths.get(name, 2 * self.hidden) for name in chosen)
 
 
-SMOLLM2 = ModelSize(parameters=134_515_008, layers=30, hidden=576, kv_width=192, intermediate=1536)
+# of harness.small_model, so that a plan needs no download
+PACKAGED = {
+    "smollm2": ModelSize(parameters=134_515_008, layers=30, hidden=576, kv_width=192, intermediate=1536),
+    "gemma-270m": ModelSize(parameters=268_098_176, layers=18, hidden=640, kv_width=256, intermediate=2048),
+    "qwen-0.5b": ModelSize(parameters=630_167_424, layers=24, hidden=896, kv_width=128, intermediate=4864),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,8 +367,8 @@ def model_size(model: str) -> ModelSize | None:
 
     Asks no hub. A name tells parameters only: 7e9 for Qwen2.5-7B-Instruct. None where nothing tells.
     """
-    if model == "smollm2":
-        return SMOLLM2
+    if model in PACKAGED:
+        return PACKAGED[model]
     folder = Path(model).expanduser()
     if folder.is_dir():
         return _size_of(folder / "config.json")

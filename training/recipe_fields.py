@@ -88,7 +88,7 @@ class Recipe(Section):
     name: str = Field(min_length=1, description="Name of the recipe; the file's, unless stated")
     method: Method = Field(description="grpo, sft, dpo or rft")
 
-    model: str = Field(min_length=1, description="Folder or hub id; smollm2 for the small model that needs no hub")
+    model: str = Field(min_length=1, description="Folder or hub id; smollm2, gemma-270m, qwen-0.5b need no hub")
     chat: Literal["auto", True, False] = Field(
         default="auto", description="Ask through the chat template: true, false, or auto, if there is one"
     )

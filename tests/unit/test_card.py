@@ -147,9 +147,17 @@ def test_a_model_trained_from_a_trained_one_has_the_hubs_model_as_its_base(tmp_p
     assert read(text, tmp_path).data.base_model == "aurora/boreal-1b"
 
 
-def test_the_small_model_has_a_licence_and_others_have_none(tmp_path):
-    small = read(made(overrides=["model=smollm2"], base_model="smollm2", base_digest="e" * 64), tmp_path).data
-    assert (small.base_model, small.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+@pytest.mark.parametrize(
+    ("name", "hub_id", "licence"),
+    [
+        ("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+        ("gemma-270m", "google/gemma-3-270m", "gemma"),
+        ("qwen-0.5b", "Qwen/Qwen2.5-Coder-0.5B-Instruct", "apache-2.0"),
+    ],
+)
+def test_a_packaged_model_has_its_licence_and_others_have_none(tmp_path, name, hub_id, licence):
+    small = read(made(overrides=[f"model={name}"], base_model=name, base_digest="e" * 64), tmp_path).data
+    assert (small.base_model, small.license) == (hub_id, licence)
     assert read(made(), tmp_path).data.license is None
 
 

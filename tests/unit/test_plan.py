@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from closedbook.harness.errors import RequestError
+from closedbook.harness.small_model import MODELS
 from closedbook.training.plan import ModelSize, model_size, plan
 from closedbook.training.recipes import load_recipe, recipe_names
 
@@ -189,8 +190,11 @@ def test_a_model_of_unknown_size_has_no_estimate():
 # the size of a model
 
 
-def test_the_small_model_is_known_before_it_is_there():
+def test_packaged_models_are_known_before_they_are_there():
     assert model_size("smollm2").parameters == 134_515_008
+    sizes = {name: model_size(name) for name in MODELS}
+    assert all(size.parameters > 1e8 and size.layers for size in sizes.values())
+    assert len({size.parameters for size in sizes.values()}) == len(MODELS)
 
 
 def test_a_folder_tells_its_size(tmp_path):
