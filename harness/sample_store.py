@@ -20,7 +20,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.files import renamed_when_whole, write_text
@@ -29,15 +29,14 @@ from closedbook.harness.samples import QuestionSamples, Sample, joined
 VERSION = 1
 HEAD = "samples.json"
 COLUMNS = ("id", "text", "answer", "reward", "draws")
-WANTED = "a folder that `closedbook sample` wrote"
 
 
 class Head(NamedTuple):
-    """What a folder of samples is.
+    """What a folder of samples is, or of other records of questions.
 
     Attributes:
-        settings: All that a sample and its grade depend on, besides the question.
-        n: Samples of each question that were asked for last.
+        settings: All that a record and its grade depend on, besides the question.
+        n: Records of each question that were asked for last.
         ids: Of these questions.
     """
 
@@ -51,35 +50,44 @@ class Head(NamedTuple):
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class SampleStore:
-    """The samples of one model, drawn in one way and graded by one judge.
+class RecordStore:
+    """A folder of records of questions that were made in one way: a head, and a file for each block of work.
 
     Args:
         folder: It need not be there.
+
+    Attributes:
+        file: Name of the head.
+        records: What is kept, as messages name it.
+        command: What writes the folder.
     """
+
+    file: ClassVar[str]
+    records: ClassVar[str]
+    command: ClassVar[str]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def begin(self, settings: Mapping[str, Any], ids: Sequence[str], n: int) -> None:
-        """Ask for n samples of some questions; what is there of the same settings stays.
+        """Ask for n records of each of some questions; what is there of the same settings stays.
 
         Args:
             settings: As JSON has them; `judge` is None where nothing is graded.
             ids: Of the questions.
-            n: Samples of each.
+            n: Records of each.
 
         Raises:
-            RequestError: The folder holds samples of other settings, or other files.
+            RequestError: The folder holds records of other settings, or other files.
             WorkError: It cannot be written.
         """
-        if (self.folder / HEAD).exists():
-            _require_same(self.folder, self.head().settings, settings)
+        if (self.folder / self.file).exists():
+            self._require_same(settings)
         elif self.folder.is_dir() and any(self.folder.glob("*")):
             raise RequestError(f"{self.folder} holds other files; choose another folder")
         head = Head(settings, n, tuple(ids))
         whole = {"version": VERSION, "digest": head.digest, **head._asdict()}
-        write_text(self.folder / HEAD, json.dumps(whole, indent=2) + "\n")
+        write_text(self.folder / self.file, json.dumps(whole, indent=2) + "\n")
 
     def head(self) -> Head:
         """What the folder holds.
@@ -87,7 +95,7 @@ class SampleStore:
         Raises:
             RequestError: It has no such file, or one of another version.
         """
-        path = self.folder / HEAD
+        path, wanted = self.folder / self.file, f"name a folder that `{self.command}` wrote"
         try:
             stated = json.loads(path.read_text(encoding="utf-8"))
             if stated["version"] == VERSION:
@@ -95,10 +103,55 @@ class SampleStore:
                 if stated["digest"] == head.digest:
                     return head
         except (OSError, ValueError) as error:
-            raise RequestError(f"cannot read {path}: {one_line(error)}; name {WANTED}") from error
+            raise RequestError(f"cannot read {path}: {one_line(error)}; {wanted}") from error
         except (KeyError, TypeError):
             pass
-        raise RequestError(f"{path} was changed, or is of another version; name {WANTED}")
+        raise RequestError(f"{path} was changed, or is of another version; {wanted}")
+
+    def _keep(self, rows: Sequence[Mapping[str, Any]], schema: Any) -> None:
+        """Write rows into a file of their own, all of them or none; no rows, no file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if rows:
+            number = 1 + max((int(path.stem) for path in self._parts()), default=-1)
+            with renamed_when_whole(self.folder / f"{number:06d}.parquet") as aside:
+                pq.write_table(pa.Table.from_pylist(list(rows), schema), aside)
+
+    def _parts(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*.parquet") if path.stem.isdecimal())
+
+    def _rows(self, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for path in self._parts():
+            try:
+                yield from pq.read_table(path, columns=list(columns)).to_pylist()
+            except (OSError, pa.ArrowException, KeyError) as error:
+                raise RequestError(
+                    f"cannot read {path}: {one_line(error)}; remove it, and the same `{self.command}` draws what it "
+                    "held"
+                ) from error
+
+    def _require_same(self, now: Mapping[str, Any]) -> None:
+        """Refuse other settings by the first one that differs; a judge may join records that have none."""
+        old, new = dict(self.head().settings), json.loads(json.dumps(now))
+        if old.get("judge") is None:
+            old["judge"] = new.get("judge")
+        first, second = flat(old), flat(new)
+        for name in sorted(first.keys() | second.keys()):
+            if first.get(name) != second.get(name):
+                raise RequestError(
+                    f"{self.folder} holds {self.records} of other settings: {name} was {first.get(name)!r} and is "
+                    f"{second.get(name)!r}; choose another folder"
+                )
+
+
+class SampleStore(RecordStore):
+    """The samples of one model, drawn in one way and graded by one judge."""
+
+    file, records, command = HEAD, "samples", "closedbook sample"
 
     def add(self, lines: Iterable[QuestionSamples]) -> None:
         """Keep some samples, all of them or none.
@@ -106,9 +159,6 @@ class SampleStore:
         Raises:
             WorkError: They cannot be written.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         rows = [
             {
                 "id": line.id,
@@ -120,10 +170,7 @@ class SampleStore:
             for line in lines
             for said in line.samples
         ]
-        if rows:
-            number = 1 + max((int(path.stem) for path in self._parts()), default=-1)
-            with renamed_when_whole(self.folder / f"{number:06d}.parquet") as aside:
-                pq.write_table(pa.Table.from_pylist(rows, _schema()), aside)
+        self._keep(rows, _schema())
 
     def read(self, n: int | None = None) -> dict[str, QuestionSamples]:
         """The samples that are there, by question id: every draw below n, with the last reward that is known.
@@ -135,7 +182,7 @@ class SampleStore:
             RequestError: A file cannot be read.
         """
         found: defaultdict[str, list[QuestionSamples]] = defaultdict(list)
-        for row in self._rows():
+        for row in self._rows(COLUMNS):
             said = Sample(row["text"], row["answer"], row["reward"], tuple(row["draws"]))
             found[row["id"]].append(QuestionSamples(row["id"], (said,)))
         return {id: whole for id, lines in found.items() if (whole := joined(lines, n)).samples}
@@ -166,22 +213,6 @@ class SampleStore:
             )
         return [found[id] for id in sorted(head.ids)]
 
-    def _parts(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*.parquet") if path.stem.isdecimal())
-
-    def _rows(self) -> Iterator[Mapping[str, Any]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        for path in self._parts():
-            try:
-                yield from pq.read_table(path, columns=list(COLUMNS)).to_pylist()
-            except (OSError, pa.ArrowException, KeyError) as error:
-                raise RequestError(
-                    f"cannot read {path}: {one_line(error)}; remove it, and the same `closedbook sample` draws what it "
-                    "held"
-                ) from error
-
 
 def _schema() -> Any:
     import pyarrow as pa
@@ -196,17 +227,3 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         whole |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return whole
-
-
-def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse other settings by the first one that differs; a judge may join samples that have none."""
-    old, new = dict(before), json.loads(json.dumps(now))
-    if old.get("judge") is None:
-        old["judge"] = new.get("judge")
-    first, second = flat(old), flat(new)
-    for name in sorted(first.keys() | second.keys()):
-        if first.get(name) != second.get(name):
-            raise RequestError(
-                f"{folder} holds samples of other settings: {name} was {first.get(name)!r} and is "
-                f"{second.get(name)!r}; choose another folder"
-            )
