@@ -1,4 +1,4 @@
-"""`closedbook train`, `recipes`, `demo`: found by the command line in the entry point group `closedbook.commands`.
+"""`closedbook train`, `recipes`, `demo`, `reproduce`: found by the command line by their entry points.
 
 The command line lives in the harness, which never imports training; heavy imports happen when a run starts, so that
 `--help` and `--dry-run` are quick.
@@ -14,7 +14,15 @@ from typing import Annotated
 
 import typer
 
-from closedbook.harness.cli import JsonFlag, people, print_comparison, print_fields, print_json, print_spending
+from closedbook.harness.cli import (
+    JsonFlag,
+    people,
+    print_comparison,
+    print_fields,
+    print_json,
+    print_spending,
+    print_table,
+)
 from closedbook.harness.errors import RequestError, Unfinished
 from closedbook.training.recipe_fields import Method
 
@@ -155,6 +163,69 @@ def demo_command(
             "One run with one seed, on questions whose facts it was not trained on; docs/results has longer ones."
         )
     people.print(f"the trained model: {story.trained.folder}", highlight=False, soft_wrap=True)
+
+
+def reproduce_command(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes to the study: limit=100 samples.n=32.", show_default=False
+        ),
+    ] = None,
+    config: Annotated[
+        str, typer.Option(help="Study: a YAML file, or the name of one that ships with closedbook.")
+    ] = "study_cpu",
+    out: Annotated[
+        Path | None, typer.Option(help="Where everything goes; a later start goes on there. [runs/NAME]")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Every stage with a few questions and steps: shows only that it works.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run these stages only: a name or a part of one, such as train or grpo.")
+    ] = None,
+    again: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Forget these stages and all that builds on them, and run them again."),
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Print how far each stage is, and end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs, and end.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """The whole study from one recipe: data, base model, samples, every method, every analysis, one report.
+
+    Stages are commands; what is done is not done again, and a stage that was killed goes on where it was. Ships with
+    study_cpu (two cores, hours), study_gpu_small (one GPU) and study_paper (the paper's setting).
+
+    Example: `closedbook reproduce --config study_cpu --smoke`, then without `--smoke`; `--status` beside it.
+    """
+    _check_installed()
+    from closedbook.training.study import describe, load_study, study_graph
+
+    study = load_study(config, overrides or (), smoke)
+    graph = study_graph(study, out or Path("runs") / f"{study.name}{'_smoke' if smoke else ''}")
+    names = graph.named(only) if only else list(graph.stages)
+    if status or dry_run:
+        rows = describe(graph, names)
+        if as_json:
+            print_json(rows)
+        else:
+            columns = [name for name in rows[0] if name != "after"]
+            print_table(f"{study.name} in {graph.out}", columns, [[row[name] for name in columns] for row in rows])
+        return
+    if again:
+        graph.forget(graph.named(again))
+    todo = [name for name in names if not graph.done(name)]
+    calls = sum(graph.stages[name].calls for name in todo)
+    people.print(
+        f"{study.name}: {len(todo)} of {len(names)} stages to run, at most {calls:,} judge calls; --dry-run lists them",
+        highlight=False,
+    )
+    graph.run(names, lambda text: people.print(text, style="bold", highlight=False, soft_wrap=True))
+    if as_json:
+        print_json(describe(graph, names))
+    else:
+        typer.echo(f"{len(names)} stages are done in {graph.out}")
 
 
 @contextmanager

@@ -1,95 +1,386 @@
-"""Several methods on one model: train with each recipe, score every checkpoint on the same questions, compare all.
+"""The whole study as a graph of stages: data, evaluations, samples, every method, every analysis, one report.
 
-Each part is a command of its own in a process of its own, which gives a GPU's memory back and can be repeated by hand;
-what is done already is not done again. The commands stand in the report beside the figures.
+    OUT/judge.json                       the judge against people, where labels are given
+    OUT/MODEL/eval/base                  greedy answers of the model as it is, and base-cot with a chain of thought
+    OUT/MODEL/eval/BENCHMARK/METHOD      those of the checkpoint that was trained on that benchmark
+    OUT/MODEL/samples/..., likelihood/...  sampled and likeliest answers, before and after
+    OUT/MODEL/train/BENCHMARK/METHOD     training runs
+    OUT/MODEL/analysis/BENCHMARK         tables and figures
+    OUT/report.html
+
+What surprises: a model in here is asked the same questions by every stage, so that all that is laid beside each other
+can be paired. Settings were fixed on validation questions or taken over; no test question has a say in any.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-from closedbook.harness.compare import Comparison, Run, compare, read_run
-from closedbook.harness.errors import RequestError, WorkError
-from closedbook.harness.files import write_text
+from pydantic import Field, ValidationError, model_validator
+
+from closedbook.harness.errors import RequestError
 from closedbook.harness.judge.settings import JudgeSettings
-from closedbook.harness.small_model import model_path
-from closedbook.training.recipe_fields import Recipe
-from closedbook.training.recipes import judge_of, to_yaml
+from closedbook.harness.manifests import read_manifest
+from closedbook.training.accelerate import accelerate_dir, accelerate_names
+from closedbook.training.batches import devices
+from closedbook.training.plan import plan
+from closedbook.training.recipe_fields import Recipe, Section, Whole
+from closedbook.training.recipes import load_recipe, published, read_layers
+from closedbook.training.stages import Graph, Stage
 
 BASE = "base"
-SAID = 20  # last lines of a command that failed
 
 
-@dataclass(frozen=True, slots=True)
-class Study:
-    """What a study found.
+class Sampled(Section):
+    """Samples of each question, before and after training."""
 
-    Attributes:
-        runs: The answers of the base model and of each trained one, by name.
-        table: Each on each task, compared with the base model.
-        commands: What was run.
-    """
-
-    runs: Mapping[str, Run]
-    table: Sequence[Comparison]
-    commands: Sequence[str]
-
-    def against(self, name: str) -> Sequence[Comparison]:
-        """Every run compared with the run of that name."""
-        return compare({name: self.runs[name]} | {other: run for other, run in self.runs.items() if other != name})
+    n: Whole = Field(default=128, ge=1, description="Samples of each question; they make the buckets of accessibility")
+    more: Whole = Field(default=0, ge=0, description="Further ones of the test questions, which recheck bucket 0")
+    limit: Whole | None = Field(default=None, ge=1, description="Questions of each split; null for all")
+    max_new_tokens: Whole = Field(default=64, ge=1, description="Longest sample, in tokens")
 
 
-def run_study(recipes: Mapping[str, Recipe], task: str, out: Path, limit: int | None = None) -> Study:
-    """Train with each recipe and compare what comes of it, on one task.
+class Attribution(Section):
+    """Training on the questions of one bucket only, beside as many random ones."""
+
+    buckets: tuple[str, ...] = Field(default=("0",), description="Buckets to train on, each by itself")
+    seeds: tuple[int, ...] = Field(default=(0,), description="Seeds, each with a training on the bucket and a control")
+
+
+class Study(Section):
+    """One study. Fields that are not stated hold their defaults."""
+
+    name: str = Field(min_length=1, description="Name of the study; the file's, unless stated")
+    models: Mapping[str, str] = Field(min_length=1, description="Models as they are, by a name for them")
+    judge: JudgeSettings = Field(description="Settings of the judge, which rewards and grades everything")
+    labels: str | None = Field(default=None, description="Human labels to measure the judge on; null for none")
+    benchmarks: tuple[str, ...] = Field(min_length=1, description="Benchmarks that are studied")
+    also: Mapping[str, tuple[str, ...]] = Field(
+        default={}, description="Benchmarks for the transfer matrix only, each with changes to the main method's recipe"
+    )
+    limit: Whole | None = Field(default=None, ge=1, description="Test questions of each benchmark; null for all")
+    methods: Mapping[str, tuple[str, ...]] = Field(
+        min_length=1, description="By name: a recipe, and what it is changed by"
+    )
+    main: str = Field(description="The method that is sampled, attributed and transferred")
+    overrides: tuple[str, ...] = Field(default=(), description="Changes to the recipe of every method")
+    engine: Literal["hf", "vllm"] = Field(default="hf", description="Who answers: hf (transformers) or vllm")
+    launch: tuple[str, ...] = Field(
+        default=(), description="Arguments of `accelerate launch` for training; () for none"
+    )
+    samples: Sampled = Field(default=Sampled(), description="Samples of each question")
+    attribution: Attribution | None = Field(default=None, description="Data attribution; null for none")
+    likelihood: Whole | None = Field(default=None, ge=1, description="Questions whose likeliest answers are listed")
+    cot: bool = Field(default=True, description="Ask for a chain of thought too")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Study:
+        if self.main not in self.methods:
+            raise ValueError(f"main: {self.main!r} is none of the methods {', '.join(self.methods)}")
+        if twice := set(self.benchmarks) & set(self.also):
+            raise ValueError(f"also: {min(twice)} is studied already; name other benchmarks")
+        return self
+
+    @property
+    def tasks(self) -> str:
+        """What every model is asked, as flags have it."""
+        return ",".join(f"{name}_dedup" for name in (*self.benchmarks, *self.also))
+
+
+SMOKE = {
+    "limit": 8,
+    "samples": {"n": 4, "more": 4, "limit": 16, "max_new_tokens": 12},
+    "likelihood": 4,
+}
+SMOKE_OVERRIDES = ("max_steps=1", "validation={every: null, limit: 4}")
+
+
+def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) -> Study:
+    """A study's recipe, checked.
 
     Args:
-        recipes: By a name of the run. All start from one model and have one judge, which also grades the test answers.
-        task: Name of a task.
-        out: Where everything goes: `out/NAME` a trained model, `out/eval/NAME` its answers, study.json the figures.
-        limit: Test questions; None for all.
+        name: Path of a YAML file, or the bare name of one of the package.
+        overrides: `key=value`, as for a training recipe.
+        smoke: The same stages with a few questions, samples and steps each.
 
     Raises:
-        RequestError: The recipes start from different models, or have different judges.
-        WorkError: A command failed; the same call goes on from there.
+        RequestError: No such recipe, or it is wrong: one line with the field and what to do.
     """
-    models, judges = {model_path(r.model) for r in recipes.values()}, [judge_of(r) for r in recipes.values()]
-    if len(models) != 1 or any(judge != judges[0] for judge in judges):
-        raise RequestError("a study compares recipes of one model and one judge; make them equal")
-    flags = ["--tasks", task, *_judge_flags(judges[0]), *(["--limit", str(limit)] if limit else [])]
-    commands = []
-    for name, recipe in recipes.items():
-        write_text(out / f"{name}.yaml", to_yaml(recipe))
-        commands.append(
-            ["train", recipe.method, "--config", str(out / f"{name}.yaml"), f"output_dir={out / name}", "--resume"]
+    stated = read_layers(name, overrides)
+    where = f"study {stated.get('name')}"
+    stated = {key: value for key, value in stated.items() if value is not None}  # null is every field's default
+    if smoke:
+        stated = stated | SMOKE | {"overrides": [*stated.get("overrides", ()), *SMOKE_OVERRIDES]}
+    lists = ("benchmarks", "overrides", "launch")
+    stated = {key: [value] if key in lists and isinstance(value, str) else value for key, value in stated.items()}
+    if isinstance(judge := stated.get("judge"), str):
+        stated["judge"] = {"kind": judge}
+    elif isinstance(judge, Mapping) and (leaked := [name for name in judge if "key" in str(name).lower()]):
+        raise RequestError(f"{where}: judge.{leaked[0]}: would be written to results; set OPENAI_API_KEY instead")
+    for name in ("models", "methods", "also"):  # what is set to null is left out
+        if isinstance(of := stated.get(name), Mapping):
+            stated[name] = {key: value for key, value in of.items() if value is not None}
+    for name in ("methods", "also"):
+        if isinstance(of := stated.get(name), Mapping):
+            stated[name] = {key: [value] if isinstance(value, str) else value for key, value in of.items()}
+    try:
+        return Study.model_validate(stated)
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+        field = ".".join(map(str, first["loc"]))
+        known = f"; there are {', '.join(Study.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise RequestError(f"{where}: {field}: {message}{known}" if field else f"{where}: {message}") from None
+
+
+def study_graph(study: Study, out: Path) -> Graph:
+    """All stages of a study.
+
+    Raises:
+        RequestError: A recipe of it is wrong, or a manifest cannot be read.
+    """
+    return Graph(_stages(study, out), out)
+
+
+def describe(graph: Graph, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each stage, as the plan and the status show it."""
+    rows = []
+    for name in names:
+        stage, found = graph.stages[name], graph.status(name)
+        row: dict[str, Any] = {"stage": name, "state": found.state, "seconds": found.seconds, "work": stage.work}
+        rows.append(row | {"judge calls": stage.calls, "after": ", ".join(stage.after)})
+    return rows
+
+
+def _stages(study: Study, out: Path) -> Iterator[Stage]:
+    named = (*study.benchmarks, *study.also)
+    yield Stage("data", ("data", "check", *named))
+    yield Stage("dedup", ("splits", "check", *named), after=("data",))
+    if study.labels:
+        made = out / "judge.json"
+        command = ("judge", "calibrate", study.labels, "--out", str(made), *judge_flags(study.judge))
+        yield Stage("judge", command, makes=(made,), work="answers that people have graded")
+    last: list[str] = []
+    for name, model in study.models.items():
+        for stage in _Model(study, out, name, model).stages():
+            last.append(stage.name)
+            yield stage
+    page = out / "report.html"
+    yield Stage("report", ("report", str(out), "--out", str(page)), after=tuple(last), makes=(page,))
+
+
+class _Model:
+    """The stages of one model."""
+
+    def __init__(self, study: Study, out: Path, name: str, model: str) -> None:
+        self.study, self.name, self.model, self.out = study, name, model, out / name
+        self.root = out
+        self.judge = judge_flags(study.judge)
+        self.paid = study.judge.kind != "rules"
+
+    def stages(self) -> Iterator[Stage]:
+        study = self.study
+        yield self.evaluation(BASE, self.model, study.tasks, ("dedup",))
+        if study.cot:
+            yield self.evaluation("base-cot", self.model, study.tasks.replace("_dedup", "_dedup_cot"), ("dedup",))
+        for benchmark in study.benchmarks:
+            yield from self.studied(benchmark)
+        for benchmark, changed in study.also.items():
+            yield from self.trained(benchmark, study.main, (*study.methods[study.main], *changed))
+        if len(study.benchmarks) + len(study.also) > 1:
+            mains = [f"{name}/{study.main}" for name in (*study.benchmarks, *study.also)]
+            trained = [
+                part for name in mains for part in ("--trained", f"{name.split('/')[0]}={self.at('eval', name)}")
+            ]
+            yield self.analysis("transfer", "", [str(self.at("eval", BASE)), *trained], self.evals(BASE, *mains))
+
+    def studied(self, benchmark: str) -> Iterator[Stage]:
+        """All that is done with one benchmark."""
+        study, task = self.study, f"{benchmark}_dedup"
+        for method, recipe in study.methods.items():
+            yield from self.trained(benchmark, method, recipe)
+        evals = [BASE, *(f"{benchmark}/{method}" for method in study.methods)]
+        main = f"{benchmark}/{study.main}"
+        before, after = f"{benchmark}/{BASE}", main
+        yield self.sampling(before, self.model, benchmark, "test", study.samples.n + study.samples.more, "dedup")
+        yield self.sampling(
+            after, str(self.at("train", main)), benchmark, "test", study.samples.n, self.stage("train", main)
         )
-    for name, model in {BASE: models.pop(), **{name: str(out / name) for name in recipes}}.items():
-        commands.append(["eval", model, *flags, "--out", str(out / "eval" / name)])
-    for command in commands:
-        _run(command)
-    runs = {name: read_run(out / "eval" / name) for name in (BASE, *recipes)}
-    study = Study(runs, compare(runs), [shlex.join(["closedbook", *command]) for command in commands])
-    figures = {"table": [asdict(row) for row in study.table], "commands": study.commands}
-    write_text(out / "study.json", json.dumps(figures, indent=2) + "\n")
-    return study
+        folders = [str(self.at("eval", name)) for name in evals]
+        sampled = [self.stage("samples", name) for name in (before, after)]
+        pair = self.evals(BASE, main)
+        yield self.analysis("accuracy", benchmark, [*folders, "--task", task], self.evals(*evals))
+        greedy = [part for name in (BASE, main) for part in ("--greedy", str(self.at("eval", name)))]
+        both = [str(self.at("samples", name)) for name in (before, after)]
+        yield self.analysis("passk", benchmark, [*both, *greedy, "-n", str(study.samples.n)], (*sampled, *pair))
+        yield self.analysis("majority", benchmark, [*both, "-n", str(study.samples.n)], sampled)
+        compared = ["--before", str(self.at("eval", BASE)), "--after", str(self.at("eval", main))]
+        buckets = ["-n", str(study.samples.n)]
+        yield self.analysis("accessibility", benchmark, [both[0], *compared, *buckets], (sampled[0], *pair))
+        flipped = [str(self.at("eval", name)) for name in (BASE, main)]
+        yield self.analysis(
+            "flips", benchmark, [*flipped, "--task", task, "--samples", both[0], *buckets], (sampled[0], *pair)
+        )
+        if study.attribution:
+            yield from self.attributed(benchmark, study.attribution)
+        cot = ["--cot", str(self.at("eval", "base-cot"))] if study.cot else []
+        yield self.analysis(
+            "baselines", benchmark, [both[0], "--greedy", str(self.at("eval", BASE)), *cot, "--model", self.model],
+            (sampled[0], *self.evals(BASE, *(["base-cot"] if study.cot else []))),
+        )  # fmt: skip
+        if study.likelihood:
+            listed = list(self.listed(benchmark, before, after))
+            yield from listed
+            folders = [str(self.at("likelihood", name)) for name in (before, after)]
+            names = tuple(stage.name for stage in listed)
+            yield self.analysis("mass", benchmark, [*folders, "--samples", both[0]], (sampled[0], *names))
+
+    def listed(self, benchmark: str, before: str, after: str) -> Iterator[Stage]:
+        """The likeliest answers, before and after."""
+        for name, model, needed in (
+            (before, self.model, "dedup"),
+            (after, str(self.at("train", after)), self.stage("train", after)),
+        ):
+            to, limit = self.at("likelihood", name), str(self.study.likelihood)
+            command = ("likelihood", model, "--task", f"{benchmark}_dedup", "--limit", limit, "--out", str(to))
+            work = f"the likeliest answers to {self.study.likelihood} questions"
+            yield Stage(self.stage("likelihood", name), (*command, *self.judge), (needed,), (to,), work=work)
+
+    def attributed(self, benchmark: str, wanted: Attribution) -> Iterator[Stage]:
+        """Training on single buckets, and on as many random questions."""
+        study, n = self.study, self.study.samples.n
+        source = f"{benchmark}/{BASE}-train"
+        yield self.sampling(source, self.model, benchmark, "train", n, "dedup")
+        buckets = self.analysis(
+            "buckets", benchmark, [str(self.at("samples", source)), "-n", str(n)], [self.stage("samples", source)]
+        )
+        yield buckets
+        parts: list[str] = []
+        file = self.at("analysis", benchmark) / "buckets.parquet"
+        recipe = study.methods[study.main]
+        for bucket in wanted.buckets:
+            for seed in wanted.seeds:
+                for kind, random in ((f"bucket_{bucket}", False), (f"random_as_{bucket}", True)):
+                    name = f"{kind}-seed{seed}"
+                    subset = f"buckets: '{file}', bucket: '{bucket}', random: {str(random).lower()}, seed: {seed}"
+                    yield from self.trained(
+                        benchmark, name, (*recipe, f"subset={{{subset}}}", f"seed={seed}"), (buckets.name,), n
+                    )
+                    parts += ["--part", f"{kind}={self.at('eval', benchmark) / name}"]
+        names = [f"{benchmark}/{Path(part.partition('=')[2]).name}" for part in parts[1::2]]
+        main = f"{benchmark}/{study.main}"
+        command = [str(self.at("eval", BASE)), str(self.at("eval", main)), *parts, "--task", f"{benchmark}_dedup"]
+        yield self.analysis("attribution", benchmark, command, self.evals(BASE, main, *names))
+
+    def trained(
+        self, benchmark: str, method: str, recipe: Sequence[str], after: tuple[str, ...] = (), part: int = 0
+    ) -> Iterator[Stage]:
+        """Training, and the evaluation of what came of it.
+
+        Args:
+            benchmark: Trained on.
+            method: Name of the run.
+            recipe: A recipe and its changes.
+            after: Stages besides the data.
+            part: Whether it trains on a part that is not known yet.
+        """
+        name, folder = f"{benchmark}/{method}", self.at("train", f"{benchmark}/{method}")
+        base, *changed = recipe
+        changed += [*self.study.overrides, f"model={self.model}", f"benchmarks={benchmark}", f"name={method}"]
+        changed += [f"judge={_inline(self.study.judge)}", f"output_dir={folder}"]
+        loaded = load_recipe(base, changed)
+        stage = self.stage("train", name)
+        work, calls = _training(loaded, at_most=bool(part))
+        yield Stage(
+            stage, ("train", loaded.method, "--config", base, *changed, "--resume"), ("dedup", *after), (folder,),
+            stated=json.dumps(published(loaded), sort_keys=True), work=work, calls=calls,
+            launch=_launch(self.study.launch),
+        )  # fmt: skip
+        yield self.evaluation(name, str(folder), self.study.tasks, (stage,))
+
+    def evaluation(self, name: str, model: str, tasks: str, after: tuple[str, ...]) -> Stage:
+        """Greedy answers."""
+        limit = ("--limit", str(self.study.limit)) if self.study.limit else ()
+        folder = self.at("eval", name)
+        backend = ("--backend", "vllm") if self.study.engine == "vllm" else ()
+        command = ("eval", model, "--tasks", tasks, *backend, *limit, *self.judge, "--out", str(folder))
+        if self.study.labels:
+            command, after = (*command, "--calibration", str(self.root / "judge.json")), (*after, "judge")
+        asked = [_count(task.partition("_")[0], "test", self.study.limit) for task in tasks.split(",")]
+        calls = sum(asked) if self.paid else 0
+        return Stage(self.stage("eval", name), command, after, (folder,), work=f"{sum(asked):,} questions", calls=calls)
+
+    def sampling(self, name: str, model: str, benchmark: str, split: str, n: int, after: str) -> Stage:
+        """Samples of a split."""
+        settings, folder = self.study.samples, self.at("samples", name)
+        limit = (
+            settings.limit if split == "train" else min(filter(None, (settings.limit, self.study.limit)), default=None)
+        )
+        questions = _count(benchmark, split, limit)
+        command = (
+            "sample", model, "--task", f"{benchmark}_dedup", "--split", split, "-n", str(n),
+            "--max-new-tokens", str(settings.max_new_tokens), "--engine", self.study.engine,
+            *(("--limit", str(limit)) if limit else ()), *self.judge, "--out", str(folder),
+        )  # fmt: skip
+        work = f"{questions:,} questions x {n} = {questions * n:,} samples"
+        calls = questions * n if self.paid else 0
+        return Stage(self.stage("samples", name), command, (after,), (folder,), work=work, calls=calls)
+
+    def analysis(self, name: str, benchmark: str, arguments: Sequence[str], after: Sequence[str]) -> Stage:
+        """A table and a figure."""
+        folder = self.at("analysis", benchmark)
+        made = tuple(folder / f"{name}.{ending}" for ending in ("parquet", "csv", "md", "json", "svg", "png"))
+        stage = self.stage("analysis", f"{benchmark}/{name}" if benchmark else name)
+        return Stage(stage, ("analyze", name, *arguments, "--out", str(folder)), tuple(dict.fromkeys(after)), made)
+
+    def at(self, kind: str, name: str) -> Path:
+        return self.out / kind / name if name else self.out / kind
+
+    def stage(self, kind: str, name: str) -> str:
+        return f"{self.name}/{kind}/{name}"
+
+    def evals(self, *names: str) -> tuple[str, ...]:
+        return tuple(self.stage("eval", name) for name in names)
 
 
-def _judge_flags(judge: JudgeSettings) -> list[str]:
+def _launch(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Arguments of `accelerate launch`, with the package's file for its bare name."""
+    return tuple(str(accelerate_dir() / f"{part}.yaml") if part in accelerate_names() else part for part in arguments)
+
+
+def _count(benchmark: str, split: str, limit: int | None) -> int:
+    """Questions of a split, at most `limit`."""
+    there = len(read_manifest(benchmark).ids(split))
+    return min(there, limit) if limit else there
+
+
+def _training(recipe: Recipe, at_most: bool) -> tuple[str, int]:
+    """What a training takes, in words, and its judge calls; `at_most` where it trains on a part of the questions."""
+    questions = sum(len(read_manifest(name).ids("train")) for name in recipe.benchmarks)
+    planned = plan(recipe, questions, devices())
+    most = "at most " if at_most or planned.steps_at_most else ""
+    rollouts = f", {planned.rollouts:,} rollouts" if planned.rollouts else ""
+    return f"{most}{planned.steps:,} steps{rollouts}", planned.judge_calls
+
+
+def _inline(judge: JudgeSettings) -> str:
+    """A judge as YAML has it on one line."""
+    import yaml
+
+    stated = {"kind": judge.kind, **_stated(judge)}
+    return str(yaml.safe_dump(stated, default_flow_style=True, width=10_000, sort_keys=False)).strip()
+
+
+def judge_flags(judge: JudgeSettings) -> tuple[str, ...]:
     """A judge as flags of a command; its key stays in the environment."""
-    stated = judge.model_dump(exclude={"api_key", "kind"}, exclude_defaults=True, mode="json")
-    settings = (f"{name}={','.join(value) if isinstance(value, list) else value}" for name, value in stated.items())
-    return ["--judge", judge.kind, *(part for setting in settings for part in ("--judge-set", setting))]
-
-
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "closedbook.harness.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    texts = (
+        f"{name}={','.join(value) if isinstance(value, list) else value}" for name, value in _stated(judge).items()
     )
-    if done.returncode:
-        lines = done.stdout.decode(errors="replace").strip().splitlines()[-SAID:]
-        raise WorkError(f"closedbook {shlex.join(command)} failed:\n" + "\n".join(lines))
+    return ("--judge", judge.kind, *(part for text in texts for part in ("--judge-set", text)))
+
+
+def _stated(judge: JudgeSettings) -> dict[str, Any]:
+    return judge.model_dump(exclude={"api_key", "kind"}, exclude_defaults=True, mode="json")

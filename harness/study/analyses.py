@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.compare import Answered, names_of, read_run
+from closedbook.harness.compare import Answered, Run, names_of, read_run
 from closedbook.harness.compare import flips as flipped
 from closedbook.harness.errors import RequestError
 from closedbook.harness.pass_at_k import first_k, passes
@@ -75,7 +75,7 @@ def greedy_answers(folder: Path, ids: Sequence[str], metric: str = "judge_correc
     Raises:
         RequestError: It does not answer these questions.
     """
-    found = {id: answered.value for id, answered in all_answers(folder, metric).items()}
+    found = {id: answered.value for id, answered in all_answers(read_run(folder, metric)).items()}
     if missing := [id for id in ids if id not in found]:
         raise RequestError(
             f"{folder} answers {len(ids) - len(missing)} of the {len(ids)} questions that were sampled; evaluate the "
@@ -84,13 +84,9 @@ def greedy_answers(folder: Path, ids: Sequence[str], metric: str = "judge_correc
     return {id: found[id] for id in ids}
 
 
-def all_answers(folder: Path, metric: str = "judge_correct") -> dict[str, Answered]:
-    """The answers of an evaluation to all its tasks, by question id.
-
-    Raises:
-        RequestError: The folder holds none.
-    """
-    return {id: answered for task in read_run(folder, metric).values() for id, answered in task.items()}
+def all_answers(run: Run) -> dict[str, Answered]:
+    """The answers of an evaluation to all its tasks, by question id."""
+    return {id: answered for task in run.values() for id, answered in task.items()}
 
 
 def passk(runs: Sequence[SampleRun], greedy: Sequence[Mapping[str, float]] = ()) -> Analysis:
@@ -183,6 +179,15 @@ def accessibility(
 
     columns = ("bucket", "questions", "before", "after", "difference", "gained", "lost", "share of the gain")
     return Analysis("accessibility", "Greedy accuracy by accessibility", columns, rows, made, plot)
+
+
+def bucketed(run: SampleRun, n: int | None = None) -> Analysis:
+    """The bucket of each question by its first n samples: what `subset.buckets` of a recipe reads."""
+    of = buckets(run.samples, n or run.head.n)
+    rows = [[id, name] for id, name in sorted(of.items(), key=lambda pair: (bucket_order(pair[1]), pair[0]))]
+    counts = {name: list(of.values()).count(name) for name in bucket_names(n or run.head.n)}
+    made = {**_made_from([run]), "n": n or run.head.n, "questions": counts}
+    return Analysis("buckets", "The bucket of each question", ("id", "bucket"), rows, made)
 
 
 def voting(runs: Sequence[SampleRun]) -> Analysis:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,6 +14,7 @@ from closedbook.harness.cli import JsonFlag, judge_flags, people, print_json, pr
 from closedbook.harness.judge.settings import JudgeSettings
 
 if TYPE_CHECKING:
+    from closedbook.harness.compare import Answered, Run
     from closedbook.harness.study.tables import Analysis
 
 
@@ -107,6 +110,8 @@ Folders = Annotated[
     list[Path], typer.Argument(help="Folders of `closedbook sample`; the first one is the model before.")
 ]
 Samples = Annotated[Path, typer.Argument(help="Folder of `closedbook sample`: the model before training.")]
+TaskFlag = Annotated[str | None, typer.Option(help="This task only; all that the runs answer unless stated.")]
+MetricFlag = Annotated[str, typer.Option(help="judge_correct, exact_match or contains.")]
 OutFlag = Annotated[Path, typer.Option(help="Folder for the table (parquet, CSV, Markdown) and the figure (SVG, PNG).")]
 
 
@@ -183,6 +188,7 @@ def flips_command(
         Path | None, typer.Option(help="Folder of `closedbook sample` of the model before, for the buckets.")
     ] = None,
     n: Annotated[int | None, typer.Option("-n", min=1, help="Samples that make the buckets.")] = None,
+    task: TaskFlag = None,
     out: OutFlag = Path("runs/analysis"),
     as_json: JsonFlag = False,
 ) -> None:
@@ -191,7 +197,7 @@ def flips_command(
     from closedbook.harness.study.accessibility import buckets
     from closedbook.harness.study.analyses import all_answers, flips, read_sample_runs
 
-    first, second = all_answers(before), all_answers(after)
+    first, second = (all_answers(_answers(folder, task, "judge_correct")) for folder in (before, after))
     if first.keys() != second.keys():
         common = len(first.keys() & second.keys())
         raise RequestError(f"{before} and {after} answer other questions: {common} in both; score both the same way")
@@ -202,8 +208,136 @@ def flips_command(
     _show(flips(first, second, of), out, as_json)
 
 
-def _show(analysis: Analysis, out: Path, as_json: bool) -> None:
-    """Write an analysis, and print its table."""
+@analyze_app.command("accuracy")
+def accuracy_command(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders of `closedbook eval`; the first one is the model before.")
+    ],
+    task: TaskFlag = None,
+    metric: MetricFlag = "judge_correct",
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Greedy accuracy of each checkpoint beside the first, with paired tests and the least difference they would find.
+
+    p values are McNemar's, adjusted for all differences of the table (Holm). The second interval of a difference draws
+    questions with one gold answer together.
+    """
+    from closedbook.harness.compare import names_of
+    from closedbook.harness.study.checkpoints import accuracy
+
+    read = [_answers(folder, task, metric) for folder in runs]
+    _show(accuracy(dict(zip(names_of(runs), read, strict=True))), out, as_json)
+
+
+@analyze_app.command("buckets")
+def buckets_command(
+    samples: Samples,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Samples that make the buckets.")] = None,
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """The bucket of each question, for `subset.buckets` of a recipe: training on the questions of one bucket only.
+
+    Example: sample the train split, then `closedbook train grpo subset.buckets=runs/analysis/buckets.parquet
+    subset.bucket=0`, and beside it, as a control, the same with subset.random=true.
+    """
+    from closedbook.harness.study.analyses import bucketed, read_sample_runs
+
+    (run,) = read_sample_runs([samples])
+    _show(bucketed(run, n), out, as_json, shown=12)
+
+
+@analyze_app.command("attribution")
+def attribution_command(
+    base: Annotated[Path, typer.Argument(help="Run folder of `closedbook eval`: the model before training.")],
+    full: Annotated[Path, typer.Argument(help="The same of the model that was trained on all questions.")],
+    part: Annotated[
+        list[str],
+        typer.Option(help="NAME=FOLDER: a model trained on some; several seeds have one name.", show_default=False),
+    ],
+    task: TaskFlag = None,
+    metric: MetricFlag = "judge_correct",
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """What training on some of the questions gains, as a share of what training on all of them does.
+
+    Example: `closedbook analyze attribution runs/eval/base runs/eval/grpo --part bucket_0=runs/eval/only0 --part
+    random_as_0=runs/eval/random0`. A part bucket_X is also compared with a part random_as_X, its control.
+    """
+    from closedbook.harness.study.analyses import all_answers
+    from closedbook.harness.study.checkpoints import Part, attribution
+
+    def answers(folder: Path) -> Mapping[str, Answered]:
+        return all_answers(_answers(folder, task, metric))
+
+    parts = [Part(name, answers(folder), _trained_on(folder)) for name, folder in map(_named_folder, part)]
+    _show(attribution(answers(base), answers(full), parts, _trained_on(full)), out, as_json)
+
+
+@analyze_app.command("transfer")
+def transfer_command(
+    base: Annotated[Path, typer.Argument(help="Run folder of `closedbook eval`: the model before training.")],
+    trained: Annotated[
+        list[str],
+        typer.Option(help="BENCHMARK=FOLDER: a model that was trained on that benchmark.", show_default=False),
+    ],
+    metric: MetricFlag = "judge_correct",
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """What training on one benchmark gains on the others; test questions that the trained one states are left out.
+
+    Example: `closedbook analyze transfer runs/eval/base --trained popqa=runs/eval/popqa --trained nq=runs/eval/nq`,
+    each folder with the answers to all tasks.
+    """
+    from closedbook.harness.splits import read_overlaps
+    from closedbook.harness.study.checkpoints import Trained, overlaps_of, transfer
+
+    runs = [Trained(name, _answers(folder, None, metric)) for name, folder in map(_named_folder, trained)]
+    _show(transfer(_answers(base, None, metric), runs, overlaps_of(read_overlaps())), out, as_json)
+
+
+def _answers(folder: Path, task: str | None, metric: str) -> Run:
+    """The answers of an evaluation, to one task or to all.
+
+    Raises:
+        RequestError: It has none to that task.
+    """
+    from closedbook.harness.compare import read_run
+    from closedbook.harness.errors import RequestError
+
+    run = read_run(folder, metric)
+    if task is not None and task not in run:
+        raise RequestError(f"{folder} holds no answers to {task!r}; it has {', '.join(run)}")
+    return run if task is None else {task: run[task]}
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    from closedbook.harness.errors import RequestError
+
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise RequestError(f"{text!r} is no NAME=FOLDER; give the run's name and its folder")
+    return name, Path(folder)
+
+
+def _trained_on(folder: Path) -> int | None:
+    """How many questions an evaluated checkpoint was trained on; None where that is not known here."""
+    from closedbook.harness.errors import ClosedbookError
+    from closedbook.harness.provenance import read_provenance
+
+    try:
+        model = json.loads((folder / "run.json").read_text(encoding="utf-8"))["model"]
+        provenance = read_provenance(str(model))
+    except (OSError, ValueError, KeyError, TypeError, ClosedbookError):
+        return None
+    return len(provenance.train_ids) if provenance else None
+
+
+def _show(analysis: Analysis, out: Path, as_json: bool, shown: int | None = None) -> None:
+    """Write an analysis, and print its table, or the first rows of it."""
     from closedbook.harness.study.inputs import command_line, inputs
     from closedbook.harness.study.tables import plain_rows, write
 
@@ -211,5 +345,5 @@ def _show(analysis: Analysis, out: Path, as_json: bool) -> None:
     if as_json:
         print_json({"name": analysis.name, "rows": plain_rows(analysis), "files": files, **analysis.made_from})
     else:
-        print_table(f"{analysis.title}; in per cent", analysis.columns, analysis.rows)
+        print_table(f"{analysis.title}; in per cent", analysis.columns, analysis.rows[:shown])
     people.print(f"written: {', '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from closedbook.harness.statistics import (
     Confusion,
     Estimate,
     bootstrapped_means,
+    bootstrapped_ratio,
     detectable,
     difference,
     holm,
@@ -181,3 +182,33 @@ def test_more_questions_show_smaller_differences_and_too_few_show_none() -> None
     assert (detectable(4000, 0.2) or 1) < (detectable(400, 0.2) or 0)
     assert detectable(10, 0.1) is None
     assert detectable(100, 0.0) is detectable(0, 0.5) is None
+
+
+def test_a_ratio_of_means_is_exact_and_has_the_interval_of_its_simulation() -> None:
+    above, below = [1.0, 0.0, 1.0, 1.0] * 50, [1.0, 1.0, 1.0, 0.0] * 50
+    found = bootstrapped_ratio(above, below)
+    assert (found.value, found.n) == (1.0, 200)
+    rng = np.random.default_rng(5)
+    drawn = [rng.integers(0, 200, 200) for _ in range(4000)]
+    pairs = np.column_stack([above, below])
+    low, high = np.quantile([pairs[at, 0].sum() / pairs[at, 1].sum() for at in drawn], [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
+
+
+def test_a_share_of_what_is_not_surely_above_zero_has_no_interval() -> None:
+    assert bootstrapped_ratio([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, -1.0, 0.0]) == Estimate(1.0, None, None, 4)
+    assert (
+        bootstrapped_ratio([1.0, 1.0], [0.0, 0.0])
+        == bootstrapped_ratio([1.0, 1.0], [-1.0, 0.0])
+        == Estimate(None, None, None, 2)
+    )
+
+
+def test_a_share_of_itself_is_one_whatever_is_drawn() -> None:
+    gains = [1.0, 0.0, 1.0, -1.0, 1.0, 1.0] * 10
+    assert bootstrapped_ratio(gains, gains) == Estimate(1.0, 1.0, 1.0, 60)
+    alone, copied = (
+        bootstrapped_ratio(gains[:30], [1.0] * 30),
+        bootstrapped_ratio(gains[:30] * 4, [1.0] * 120, list(range(30)) * 4),
+    )
+    assert (copied.value, copied.low, copied.high) == pytest.approx((alone.value, alone.low, alone.high))

@@ -1,73 +1,164 @@
-"""Several methods on one model, trained, scored and compared, with a model of a few thousand random weights."""
+"""A study's recipe, and the commands that it comes to."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+import typer
 
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness import cli
+from closedbook.harness.errors import RequestError
 from closedbook.harness.judge.settings import JudgeSettings
-from closedbook.training.recipe_fields import Recipe
-from closedbook.training.recipes import load_recipe
-from closedbook.training.study import _judge_flags, run_study
+from closedbook.training.recipes import load_recipe, recipe_names, study_names
+from closedbook.training.stages import Graph
+from closedbook.training.study import describe, judge_flags, load_study, study_graph
 
-TINY = [
-    "precision=float32",
-    "questions=4",
-    "max_steps=1",
-    "learning_rate=0.05",
-    "validation.limit=4",
-    "reward=contains",
-]
+OUT = Path("OUT")
 
 
-def recipe(model: Path, *overrides: str, name: str = "grpo_cpu") -> Recipe:
-    return load_recipe(name, [f"model={model}", *TINY, *overrides])
+def graph(*overrides: str, name: str = "study_cpu", smoke: bool = False) -> Graph:
+    return study_graph(load_study(name, overrides, smoke), OUT)
 
 
-def test_every_checkpoint_answers_the_questions_of_the_base_model_and_is_compared_with_it(
-    tiny_policy: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def program() -> Any:
+    cli._add_commands_of_others()
+    return typer.main.get_command(cli.app)
+
+
+def parsed(program: Any, words: Sequence[str]) -> dict[str, object]:
+    """The parameters of a command line; an unknown or missing one ends the test."""
+    command, context, rest = program, click.Context(program), list(words)
+    while hasattr(command, "get_command"):
+        found = command.get_command(context, rest[0])
+        assert found is not None, f"no command {rest[0]}"
+        command, rest = found, rest[1:]
+    parameters: dict[str, object] = command.make_context(words[0], rest).params
+    return parameters
+
+
+@pytest.mark.parametrize("name", study_names())
+@pytest.mark.parametrize("smoke", [False, True])
+def test_every_stage_of_every_study_is_a_command_that_the_command_line_takes(
+    program: Any, name: str, smoke: bool
 ) -> None:
-    study = run_study({"grpo": recipe(tiny_policy)}, "worldfacts_dedup", tmp_path, limit=8)
-    assert [(row.run, row.accuracy.n, row.against is None) for row in study.table] == [
-        ("base", 8, True),
-        ("grpo", 8, False),
-    ]
-    written = json.loads((tmp_path / "study.json").read_text())
-    assert [row["run"] for row in written["table"]] == ["base", "grpo"]
-    assert [command.split()[:2] for command in written["commands"]] == [
-        ["closedbook", "train"],
-        ["closedbook", "eval"],
-        ["closedbook", "eval"],
-    ]
-    assert (tmp_path / "grpo" / "provenance.json").is_file()
-    (turned,) = [row for row in study.against("grpo") if row.against]
-    assert study.table[1].against and turned.against
-    assert (turned.run, turned.against.gained) == ("base", study.table[1].against.lost)
+    of = graph(name=name, smoke=smoke)
+    assert len(of.stages) > 30
+    for stage in of.stages.values():
+        assert parsed(program, stage.command)
 
 
-def test_a_part_that_fails_says_which_command_and_why(tiny_policy: Path, tmp_path: Path) -> None:
-    broken = recipe(tiny_policy, "subset.ids=nosuch.txt")
-    with pytest.raises(WorkError, match=r"closedbook train grpo .* failed:\n.*starting from step 0\n.*nosuch\.txt"):
-        run_study({"grpo": broken}, "worldfacts_dedup", tmp_path)
+@pytest.mark.parametrize("name", study_names())
+def test_every_training_of_every_study_reads_its_recipe(program: Any, name: str) -> None:
+    for stage in graph("labels=labels.jsonl", name=name).stages.values():
+        if stage.command[0] == "train":
+            words = parsed(program, stage.command)
+            recipe = load_recipe(str(words["config"]), words["overrides"], str(words["method"]))  # type: ignore[arg-type]
+            assert (recipe.folder, recipe.method) == (stage.makes[0], words["method"])
 
 
-def test_recipes_of_different_models_or_judges_are_not_compared(tiny_policy: Path, tmp_path: Path) -> None:
-    other = recipe(tmp_path)
-    judged = recipe(tiny_policy, "judge.without=[contains]")
-    for second in (other, judged):
-        with pytest.raises(RequestError, match="one model and one judge"):
-            run_study({"one": recipe(tiny_policy), "two": second}, "worldfacts_dedup", tmp_path)
+def test_studies_are_no_training_recipes() -> None:
+    assert study_names() == ["study_cpu", "study_gpu_small", "study_paper"]
+    assert not set(study_names()) & set(recipe_names())
+
+
+def test_every_model_is_asked_the_same_questions_by_the_same_judge() -> None:
+    asked = {stage.command[2:-2] for stage in graph().stages.values() if stage.command[0] == "eval"}
+    assert asked == {
+        ("--tasks", f"worldfacts_dedup{style},popqa_dedup{style}", "--limit", "250", "--judge", "rules")
+        for style in ("", "_cot")
+    }
+
+
+def test_the_bucket_and_its_control_differ_in_nothing_but_the_questions() -> None:
+    stages = graph().stages
+    one, other = (stages[f"smollm2/train/worldfacts/{name}-seed0"] for name in ("bucket_0", "random_as_0"))
+    differ = {pair for pair in zip(one.command, other.command, strict=True) if pair[0] != pair[1]}
+    assert {pair[0].partition("=")[0] for pair in differ} == {"subset", "name", "output_dir"}
+    assert {"smollm2/analysis/worldfacts/buckets", "dedup"} == set(one.after) == set(other.after)
+
+
+def test_an_analysis_comes_after_all_that_it_reads() -> None:
+    of = graph("labels=labels.jsonl")
+    made = {str(path): stage.name for stage in of.stages.values() for path in stage.makes}
+    for stage in of.stages.values():
+        for word in stage.command:
+            for path in {word, word.partition("=")[2]} & made.keys():
+                assert made[path] in (stage.name, *stage.after) or path == "OUT/report.html"
+
+
+def test_a_smoke_has_every_stage_with_little_work() -> None:
+    whole, smoke = graph(), graph(smoke=True)
+    assert whole.stages.keys() == smoke.stages.keys()
+    assert smoke.stages["smollm2/train/worldfacts/grpo"].work == "1 steps, 40 rollouts"
+    assert smoke.stages["smollm2/samples/worldfacts/base"].work == "8 questions x 8 = 64 samples"
+
+
+def test_labels_measure_the_judge_before_anything_is_graded() -> None:
+    of = graph("labels=labels.jsonl")
+    command = of.stages["smollm2/eval/base"].command
+    assert command[-2:] == ("--calibration", "OUT/judge.json")
+    assert "judge" in of.stages["smollm2/eval/base"].after
+    assert "judge" not in graph().stages
+
+
+def test_a_paid_judge_is_counted_before_it_is_asked() -> None:
+    of = graph("judge={kind: openai, model: osric}")
+    rows = {row["stage"]: row["judge calls"] for row in describe(of, list(of.stages))}
+    assert rows["smollm2/eval/base"] == 464
+    assert rows["smollm2/samples/worldfacts/base"] == 214 * 256
+    assert rows["smollm2/train/worldfacts/grpo"] >= 1480
+    assert not any(row["judge calls"] for row in describe(graph(), list(graph().stages)))
+
+
+def test_several_processes_train_where_the_study_says_so() -> None:
+    launch = graph("launch=[--config_file, ddp, --num_processes, '8']").stages["smollm2/train/worldfacts/grpo"].launch
+    assert launch[0] == "--config_file" and Path(launch[1]).is_file()
+    assert launch[2:] == ("--num_processes", "8")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("main=gorlim", "main: 'gorlim' is none of the methods sft, rft, dpo, grpo_exact_match, grpo"),
+        ("also={worldfacts: []}", "also: worldfacts is studied already"),
+        ("gorlim=1", "gorlim: Extra inputs are not permitted; there are name, models, judge"),
+        ("limit=0", "limit: Input should be greater than or equal to 1"),
+        ("models.smollm2=null", "models: Dictionary should have at least 1 item"),
+        ("judge.api_key=tharn", "judge.api_key: would be written to results; set OPENAI_API_KEY instead"),
+        ("judge.kind=gorlim", "judge.kind: "),
+    ],
+)
+def test_a_wrong_study_is_refused_in_one_line_that_names_the_field(override: str, said: str) -> None:
+    with pytest.raises(RequestError) as error:
+        load_study("study_cpu", [override])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_recipe_in_a_study_is_refused_before_anything_runs() -> None:
+    with pytest.raises(RequestError, match="no recipe 'nosuch'"):
+        graph("methods.sft=nosuch")
+    with pytest.raises(RequestError, match="gorlim: no such field"):
+        graph("overrides=gorlim=1")
 
 
 def test_a_judge_becomes_flags_without_its_key() -> None:
     judge = JudgeSettings(
         kind="openai", model="m", base_url="http://127.0.0.1:9/v1", without=("contains", "name"), api_key="secret"
     )
-    assert _judge_flags(judge) == [
+    assert judge_flags(judge) == (
         "--judge", "openai", "--judge-set", "model=m", "--judge-set", "base_url=http://127.0.0.1:9/v1",
         "--judge-set", "without=contains,name",
-    ]  # fmt: skip
-    assert _judge_flags(JudgeSettings(kind="rules")) == ["--judge", "rules"]
+    )  # fmt: skip
+    assert judge_flags(JudgeSettings(kind="rules")) == ("--judge", "rules")
+
+
+def test_what_is_set_to_null_is_left_out() -> None:
+    study = load_study("study_cpu", ["methods={rft: null, dpo: null}", "also=null", "attribution=null", "limit=null"])
+    assert list(study.methods) == ["sft", "grpo_exact_match", "grpo"]
+    assert (study.also, study.attribution, study.limit, study.tasks) == ({}, None, None, "worldfacts_dedup")

@@ -36,10 +36,12 @@ __all__ = [
     "judge_of",
     "load_recipe",
     "published",
+    "read_layers",
     "reads",
     "recipe_names",
     "recipes_dir",
     "resolve",
+    "study_names",
     "to_yaml",
 ]
 
@@ -96,8 +98,17 @@ def recipes_dir() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes of the package, sorted."""
-    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
+    """Names of the training recipes of the package, sorted."""
+    return sorted(name for name in _shipped() if not name.startswith("study_"))
+
+
+def study_names() -> list[str]:
+    """Names of the package's recipes of whole studies, sorted."""
+    return sorted(name for name in _shipped() if name.startswith("study_"))
+
+
+def _shipped() -> list[str]:
+    return [path.stem for path in recipes_dir().glob("*.yaml")]
 
 
 def load_recipe(name: str, overrides: Sequence[str] = (), method: str | None = None) -> Recipe:
@@ -111,20 +122,29 @@ def load_recipe(name: str, overrides: Sequence[str] = (), method: str | None = N
     Raises:
         RequestError: No such recipe, or it is wrong: one line with the field and what to do.
     """
-    path = _find(name)
-    layers = list(_layers(path))
-    layers[-1].setdefault("name", path.stem)
-    recipe = check_recipe(reduce(_overlay, [*layers, *(_anchored(_override(text), Path.cwd()) for text in overrides)]))
+    recipe = check_recipe(read_layers(name, overrides))
     if method is not None and recipe.method != method:
         raise RequestError(f"recipe {recipe.name} is for {recipe.method}; run `closedbook train {recipe.method}`")
     return recipe
+
+
+def read_layers(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a recipe states, with its bases and overrides applied, unchecked; its name is the file's unless stated.
+
+    Raises:
+        RequestError: No such recipe, or it cannot be read.
+    """
+    path = _find(name)
+    layers = list(_layers(path))
+    layers[-1].setdefault("name", path.stem)
+    return reduce(_overlay, [*layers, *(_anchored(_override(text), Path.cwd()) for text in overrides)])
 
 
 def _find(name: str, beside: Path | None = None) -> Path:
     """The file of a recipe; a path in a recipe is relative to its folder."""
     if Path(name).suffix in (".yaml", ".yml") or len(Path(name).parts) > 1:
         return (beside or Path()) / Path(name).expanduser()
-    if name not in recipe_names():
+    if name not in _shipped():
         raise RequestError(f"no recipe {name!r}; {meant(name, recipe_names())}; or name a YAML file")
     return recipes_dir() / f"{name}.yaml"
 

@@ -1,0 +1,134 @@
+"""The graph of a study: real commands, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.files import alone
+from closedbook.training.stages import Graph, Stage
+
+QUICK = ("recipes", "sft_cpu")  # a command that does something
+
+
+def graph(out: Path, *stages: Stage) -> Graph:
+    return Graph(stages, out)
+
+
+def run(of: Graph, *names: str) -> list[str]:
+    """What was said to begin."""
+    said: list[str] = []
+    of.run(names or of.stages, said.append)
+    return said
+
+
+def states(of: Graph) -> dict[str, str]:
+    return {name: of.status(name).state for name in of.stages}
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    of = graph(tmp_path, Stage("a", QUICK, work="some"), Stage("b", QUICK, ("a",)))
+    assert run(of) == ["1 of 2: a, some", "2 of 2: b"]
+    assert states(of) == {"a": "done", "b": "done"}
+    assert run(of) == []
+    record = json.loads((tmp_path / "stages" / "a.json").read_text())
+    assert record["command"] == "closedbook recipes sft_cpu" and record["seconds"] > 0
+    assert "method: sft" in (tmp_path / "stages" / "a.log").read_text()
+
+
+def test_a_stage_that_fails_says_why_and_the_ones_before_it_stay_done(tmp_path: Path) -> None:
+    of = graph(tmp_path, Stage("a", QUICK), Stage("b", ("recipes", "nosuch"), ("a",)), Stage("c", QUICK, ("b",)))
+    with pytest.raises(WorkError, match=r"(?s)stage b failed, exit code 2; .*no recipe 'nosuch'"):
+        run(of)
+    assert states(of) == {"a": "done", "b": "failed", "c": "waiting"}
+    mended = graph(tmp_path, Stage("a", QUICK), Stage("b", QUICK, ("a",)), Stage("c", QUICK, ("b",)))
+    assert run(mended) == ["1 of 2: b", "2 of 2: c"]
+
+
+def test_other_settings_are_refused_until_what_they_made_may_go(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    run(graph(tmp_path, Stage("a", QUICK, makes=(made,)), Stage("b", QUICK, ("a",)), Stage("c", QUICK)))
+    made.mkdir()
+    other = graph(
+        tmp_path, Stage("a", ("recipes", "rft_cpu"), makes=(made,)), Stage("b", QUICK, ("a",)), Stage("c", QUICK)
+    )
+    assert states(other) == {"a": "changed", "b": "changed", "c": "done"}
+    with pytest.raises(RequestError, match="stage a ran with other settings; run it again with --from a"):
+        run(other)
+    assert made.is_dir()
+    other.forget(["a"])
+    assert not made.exists()
+    assert states(other) == {"a": "waiting", "b": "waiting", "c": "done"}
+    assert len(run(other)) == 2
+
+
+def test_a_recipe_behind_a_name_is_a_setting_too(tmp_path: Path) -> None:
+    run(graph(tmp_path, Stage("a", QUICK, stated="one")))
+    assert states(graph(tmp_path, Stage("a", QUICK, stated="two"))) == {"a": "changed"}
+
+
+def test_a_stage_is_not_run_before_what_it_needs(tmp_path: Path) -> None:
+    of = graph(tmp_path, Stage("a", QUICK), Stage("b", QUICK, ("a",)))
+    with pytest.raises(RequestError, match="stage b needs a, which is not done"):
+        run(of, "b")
+
+
+def test_stages_are_found_by_any_part_of_their_name(tmp_path: Path) -> None:
+    of = graph(tmp_path, Stage("m/train/grpo", QUICK), Stage("m/eval/grpo", QUICK), Stage("m/eval/grpo_2", QUICK))
+    assert of.named(["grpo"]) == ["m/train/grpo", "m/eval/grpo"]
+    assert of.named(["m/eval"]) == ["m/eval/grpo", "m/eval/grpo_2"]
+    with pytest.raises(RequestError, match="no stage 'gorlim'; there are m/train/grpo, m/eval/grpo"):
+        of.named(["grpo", "gorlim"])
+
+
+@pytest.mark.parametrize(
+    "stages", [[Stage("b", QUICK, ("a",)), Stage("a", QUICK)], [Stage("a", QUICK), Stage("a", QUICK)]]
+)
+def test_a_graph_is_listed_in_an_order_in_which_it_can_run(tmp_path: Path, stages: list[Stage]) -> None:
+    with pytest.raises(ValueError, match=r"stage|stages"):
+        Graph(stages, tmp_path)
+
+
+def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
+    of = graph(tmp_path, Stage("a", QUICK))
+    run(of)
+    (tmp_path / "stages" / "a.json").write_text("{")
+    assert len(run(of)) == 1
+    assert states(of) == {"a": "done"}
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(RequestError, match="another run writes"):
+        run(graph(tmp_path, Stage("a", QUICK)))
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_reaches_the_command_and_the_stage_is_not_done(tmp_path: Path, asked: signal.Signals) -> None:
+    """A command that reads from a pipe which nobody writes to, so that it is there until it is asked to end."""
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    program = (
+        "import sys; from pathlib import Path; from closedbook.training.stages import Graph, Stage\n"
+        f"Graph([Stage('a', ('judge', 'grade', {str(pipe)!r}))], Path({str(tmp_path)!r})).run(['a'], lambda said: None)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "stages" / "a.log"
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    until = time.monotonic() + 60
+    while not (log.exists() and children.read_text().split()) and time.monotonic() < until:
+        time.sleep(0.05)
+    (child,) = children.read_text().split()
+    time.sleep(3)  # until it reads
+    parent.send_signal(asked)
+    _, said = parent.communicate(timeout=60)
+    assert parent.returncode and "WorkError: interrupted; the same command goes on" in said
+    assert not Path(f"/proc/{child}").exists()
+    assert not (tmp_path / "stages" / "a.json").exists()
