@@ -65,7 +65,7 @@ def test_runs_of_other_prompts_settings_or_judges_are_refused_by_what_differs(st
 
 def test_runs_of_other_questions_are_refused(stored):
     few = {id: BEFORE[id] for id in ("q1", "q2")}
-    with pytest.raises(RequestError, match="samples of other questions"):
+    with pytest.raises(RequestError, match="are of other questions"):
         read_sample_runs([stored("before"), stored("after", few)])
 
 
@@ -221,3 +221,37 @@ def test_an_evaluation_for_each_run_or_none(stored, write_run, tmp_path):
     first = write_run(tmp_path / "a", {"q1": 1.0})
     with pytest.raises(RequestError, match="answer other questions: 0 in both"):
         invoke("flips", first, write_run(tmp_path / "b", {"q2": 1.0}))
+
+
+def test_accuracy_attribution_and_transfer_read_folders_of_evaluations(write_run, tmp_path):
+    wrong, right = ({f"q{at}": value for at in range(30)} for value in (0.0, 1.0))
+    half = {name: float(at < 15) for at, name in enumerate(wrong)}
+    base, full, part = (
+        write_run(tmp_path / name, of) for name, of in (("base", wrong), ("full", right), ("part", half))
+    )
+    out = ("--out", tmp_path / "out", "--json")
+    rows = json.loads(invoke("accuracy", base, full, part, *out))["rows"]
+    assert [(row["run"], row["accuracy"], row["gained"]) for row in rows] == [
+        ("base", 0.0, None), ("full", 1.0, 30), ("part", 0.5, 15),
+    ]  # fmt: skip
+    shares = json.loads(invoke("attribution", base, full, "--part", f"bucket_0={part}", *out))["rows"]
+    assert shares[1]["trained on"] == "bucket_0"
+    assert shares[1]["share of the whole gain"] == 0.5
+    (moved,) = json.loads(invoke("transfer", base, "--trained", f"gorlim={full}", *out))["rows"]
+    assert (moved["trained on"], moved["gain"], moved["left out"]) == ("gorlim", 1.0, 0)
+
+
+def test_a_part_without_a_name_and_a_task_that_nobody_answered_are_refused(write_run, tmp_path):
+    base = write_run(tmp_path / "base", {"q1": 0.0})
+    with pytest.raises(RequestError, match="is no NAME=FOLDER"):
+        invoke("attribution", base, base, "--part", base)
+    with pytest.raises(RequestError, match="holds no answers to 'gorlim'; it has"):
+        invoke("accuracy", base, "--task", "gorlim")
+
+
+def test_buckets_are_what_a_recipe_trains_on(stored, tmp_path):
+    found = json.loads(invoke("buckets", stored("before"), "-n", 8, "--out", tmp_path / "out", "--json"))
+    assert found["questions"]["0"] == sum(row["bucket"] == "0" for row in found["rows"]) > 0
+    kept = pq.read_table(tmp_path / "out" / "buckets.parquet").to_pylist()
+    assert kept == found["rows"]
+    assert set(kept[0]) == {"id", "bucket"}
