@@ -167,8 +167,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[int]:
     """Keep other runs out of a folder for a while; one that is killed lets go of it.
+
+    What is given is the descriptor that holds the lock: a child that inherits it keeps others out when its parent is
+    killed.
 
     Raises:
         RequestError: Another run is there, or the folder cannot be made.
@@ -185,6 +188,6 @@ def alone(folder: Path) -> Iterator[None]:
             raise RequestError(f"another run writes to {folder}; wait for it, or choose another folder") from None
         except OSError:
             pass  # a file system without locks
-        yield
+        yield held
     finally:
         os.close(held)

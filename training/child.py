@@ -13,7 +13,7 @@ from pathlib import Path
 from closedbook.harness.errors import WorkError
 
 
-def call(command: Sequence[str], log: Path, launch: Sequence[str] = ()) -> int:
+def call(command: Sequence[str], log: Path, launch: Sequence[str] = (), lock: int | None = None) -> int:
     """The exit code of a command, which writes to a file, and to the terminal if there is one.
 
     Ctrl-C and SIGTERM are handed on once each, so that training ends with a checkpoint.
@@ -22,6 +22,7 @@ def call(command: Sequence[str], log: Path, launch: Sequence[str] = ()) -> int:
         command: Arguments of `closedbook`.
         log: Added to.
         launch: Arguments of `accelerate launch`, where several processes run it.
+        lock: A descriptor that the command holds too, so that nobody begins anew beside it when this process is killed.
 
     Raises:
         WorkError: It was interrupted.
@@ -31,7 +32,13 @@ def call(command: Sequence[str], log: Path, launch: Sequence[str] = ()) -> int:
     program = [sys.executable, "-m", *several, "closedbook.harness.cli", *command]
     with (
         log.open("ab", buffering=0) as file,
-        subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as child,
+        subprocess.Popen(
+            program,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
+        ) as child,
     ):
         file.write(f"\n$ closedbook {shlex.join(command)}\n".encode())
 

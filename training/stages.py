@@ -116,11 +116,7 @@ class Graph:
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def run(self, names: Iterable[str], say: Callable[[str], None]) -> None:
-        """Run those that are not done, in order.
-
-        Args:
-            names: In an order in which they can run.
-            say: Is told what begins.
+        """Run those that are not done, in order; `say` is told what begins.
 
         Raises:
             RequestError: One ran with other settings or needs a stage that is not done; or another run writes here.
@@ -130,18 +126,18 @@ class Graph:
         if changed := [name for name in todo if self.status(name).state == "changed"]:
             again = f"run it again with --from {changed[0]}, which removes what it made, or choose another --out"
             raise RequestError(f"stage {changed[0]} ran with other settings; {again}")
-        with alone(self.out):
+        with alone(self.out) as lock:
             for number, name in enumerate(todo, 1):
                 stage = self.stages[name]
                 if missing := [before for before in stage.after if not self.done(before)]:
                     raise RequestError(f"stage {name} needs {missing[0]}, which is not done; run that first")
                 say(f"{number} of {len(todo)}: {name}{f', {stage.work}' if stage.work else ''}")
-                self._run(stage)
+                self._run(stage, lock)
 
-    def _run(self, stage: Stage) -> None:
+    def _run(self, stage: Stage, lock: int) -> None:
         log, began = self.file(stage.name, "log"), time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
-        if code := call(stage.command, log, stage.launch):
+        if code := call(stage.command, log, stage.launch, lock):
             said = "\n".join(log.read_text(encoding="utf-8", errors="replace").split("\n$ ")[-1].splitlines()[-SAID:])
             raise WorkError(f"stage {stage.name} failed, exit code {code}; its last lines in {log}:\n{said}")
         done: dict[str, Any] = {

@@ -110,25 +110,47 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
         run(graph(tmp_path, Stage("a", QUICK)))
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_reaches_the_command_and_the_stage_is_not_done(tmp_path: Path, asked: signal.Signals) -> None:
-    """A command that reads from a pipe which nobody writes to, so that it is there until it is asked to end."""
-    pipe = tmp_path / "pipe.jsonl"
+def begun(out: Path) -> tuple[subprocess.Popen[str], int]:
+    """A run whose command is there until it is asked to end, and the command's process.
+
+    It reads from a pipe which nobody writes to.
+    """
+    pipe = out / "pipe.jsonl"
     os.mkfifo(pipe)
     program = (
         "import sys; from pathlib import Path; from closedbook.training.stages import Graph, Stage\n"
-        f"Graph([Stage('a', ('judge', 'grade', {str(pipe)!r}))], Path({str(tmp_path)!r})).run(['a'], lambda said: None)"
+        f"Graph([Stage('a', ('judge', 'grade', {str(pipe)!r}))], Path({str(out)!r})).run(['a'], lambda said: None)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "stages" / "a.log"
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     until = time.monotonic() + 60
-    while not (log.exists() and children.read_text().split()) and time.monotonic() < until:
+    while not (found := children.read_text().split()) and time.monotonic() < until:
         time.sleep(0.05)
-    (child,) = children.read_text().split()
-    time.sleep(3)  # until it reads
+    (child,) = found
+    while "judge" not in (out / "stages" / "a.log").read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(3)  # until it reads, or a signal would meet a Python that is still starting
+    return parent, int(child)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_reaches_the_command_and_the_stage_is_not_done(tmp_path: Path, asked: signal.Signals) -> None:
+    parent, child = begun(tmp_path)
     parent.send_signal(asked)
     _, said = parent.communicate(timeout=60)
     assert parent.returncode and "WorkError: interrupted; the same command goes on" in said
     assert not Path(f"/proc/{child}").exists()
     assert not (tmp_path / "stages" / "a.json").exists()
+
+
+def test_a_command_whose_run_was_killed_keeps_others_out_until_it_ends(tmp_path: Path) -> None:
+    parent, child = begun(tmp_path)
+    parent.kill()
+    parent.communicate()
+    with pytest.raises(RequestError, match="another run writes"):
+        run(graph(tmp_path, Stage("a", QUICK)))
+    os.kill(child, signal.SIGKILL)
+    until = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(run(graph(tmp_path, Stage("a", QUICK)))) == 1
