@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 STOP = "\nQuestion:"  # where the tasks end an answer: a base model that goes on to a next question
 BATCH = 64  # sequences at once
+PIECE = 1 << 20  # numbers of noise at once: 64 rows of Gemma's 262,144 tokens would take five times as much memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,7 @@ class Sampler:
             eos_token_id=self._ends or None,
             pad_token_id=self._pad,
             use_cache=True,
+            cache_implementation=None,  # a model may ask for one of its own, and generate takes only one of the two
             logits_processor=processors,
             stopping_criteria=[_Stop(self.tokenizer, self.stop, width)] if self.stop else [],
             return_dict_in_generate=False,
@@ -240,7 +242,7 @@ class Sampler:
             logits_to_keep=1,
         )
         cache: Cache = read.past_key_values
-        cache.batch_select_indices(row_of)
+        cache.reorder_cache(row_of)  # the one way to copy rows that every kind of layer has
         return cache
 
     def _text(self, tokens: list[int]) -> str:
@@ -267,12 +269,15 @@ class GumbelNoise:
 
         if not self._generators:
             self._generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
-        size, device = scores.shape[-1], scores.device
-        uniform = torch.stack(
-            [torch.rand(size, generator=own, dtype=torch.float64, device=device) for own in self._generators]
-        )
-        exponential = -torch.log1p(-uniform.clamp_min(2.0**-54))  # finite where the number is 0
-        return scores - torch.log(exponential)
+        noisy = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)
+        generators, size = iter(self._generators), max(1, PIECE // scores.shape[-1])
+        for some, rows in zip(scores.split(size), noisy.split(size), strict=True):
+            for row in rows:
+                row.uniform_(generator=next(generators))
+            # -log(-log(1 - u)), in place; finite where u is 0
+            rows.clamp_min_(2.0**-54).neg_().log1p_().neg_().log_()
+            torch.sub(some, rows, out=rows)
+        return noisy
 
 
 def _warpers(settings: Sampling) -> list[Any]:

@@ -14,13 +14,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Reply = str | int | bytes  # the assistant's text, an HTTP status to fail with, or a whole body
 
@@ -50,29 +53,57 @@ class ScriptedModel(LM):
 
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 CHAT = "{% for message in messages %}{{ message.content }} {% endfor %}"
+Family = Literal["llama", "qwen2", "gemma3_text"]
+# What each has of its own: of the shape, and of what models of its family say on generation.
+SHAPES: Mapping[Family, Mapping[str, Any]] = {
+    "llama": {},
+    "qwen2": {"num_key_value_heads": 1},
+    "gemma3_text": {
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 8,
+        "tie_word_embeddings": True,
+    },
+}
+GENERATION: Mapping[Family, Mapping[str, Any]] = {
+    "llama": {},
+    "qwen2": {"do_sample": True, "temperature": 0.7, "top_k": 2, "top_p": 0.8, "repetition_penalty": 1.1},
+    "gemma3_text": {"do_sample": True, "top_k": 64, "top_p": 0.95, "cache_implementation": "hybrid"},
+}
 
 
-def write_tiny_model(folder: Path, words: Sequence[str], positions: int) -> Path:
-    """Write a Llama of a few thousand random weights that says `words`, with its tokenizer and a chat template.
+def write_tiny_model(folder: Path, words: Sequence[str], positions: int, family: Family = "llama") -> Path:
+    """Write a model of a few thousand random weights that says `words`, with its tokenizer.
+
+    As in the families themselves, Llama's and Qwen's have a chat template and Gemma's is a base model: its prompts open
+    with a token for the beginning, one of its layers sees eight tokens back, and the weights that embed a token choose
+    one too. Qwen's knows every byte besides its words. Qwen's and Gemma's bring settings for generation.
 
     Args:
         folder: Where to.
         words: All that it knows, besides the tokens that pad, end and stand for any other word.
         positions: Longest text, in words.
+        family: As transformers calls it.
     """
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    every = [*SPECIAL, *words]
-    vocabulary = Tokenizer(models.WordLevel({word: at for at, word in enumerate(every)}, unk_token="<unk>"))
-    vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=vocabulary, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", chat_template=CHAT
-    ).save_pretrained(folder)
+    base = family == "gemma3_text"
+    own: dict[str, Any] = {"bos_token": "<bos>"} if base else {"chat_template": CHAT}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_bytes_and(words) if family == "qwen2" else _only(words, opened=base),
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        **own,
+    )
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(every),
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=2,
@@ -80,11 +111,39 @@ def write_tiny_model(folder: Path, words: Sequence[str], positions: int) -> Path
         max_position_embeddings=positions,
         initializer_range=0.5,  # so that its words differ in probability
         pad_token_id=0,
-        bos_token_id=None,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=1,
+        **SHAPES[family],
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_config(config)
+    model.generation_config.update(**GENERATION[family])
+    model.save_pretrained(folder)
     return folder
+
+
+def _only(words: Sequence[str], opened: bool) -> Tokenizer:
+    """A tokenizer that knows these words; `opened` for one that puts a token before every text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    every = [*SPECIAL, *words, *(["<bos>"] if opened else [])]
+    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(every)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if opened:
+        begins = [("<bos>", every.index("<bos>"))]
+        made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=begins)
+    return made
+
+
+def _bytes_and(words: Sequence[str]) -> Tokenizer:
+    """A tokenizer that knows these words, and any other text by its bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator([f" {word}" for word in words for _ in range(2)], trainer)
+    return made
 
 
 def _prompt(request: dict[str, Any]) -> str:
