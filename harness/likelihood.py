@@ -150,9 +150,9 @@ class Likelihood:
                         found[answer.owner].append(self._complete(answer))
                 if not longer:
                     break
-                rows = torch.tensor([row for row, _ in longer], device=mask.device)
+                rows: Any = torch.tensor([row for row, _ in longer], device=mask.device)
                 prefixes = [prefix for _, prefix in longer]
-                cache.batch_select_indices(rows)
+                cache.reorder_cache(rows)
                 mask, feed = mask[rows], torch.tensor([[p.tokens[-1]] for p in prefixes], device=mask.device)
         return [_listing(answers) for answers in found]
 
@@ -254,9 +254,9 @@ class Likelihood:
         import torch
 
         device, width = mask.device, max(map(len, answers))
-        rows = torch.tensor(list(owners), device=device)
+        rows: Any = torch.tensor(list(owners), device=device)
         lengths = torch.tensor([len(answer) for answer in answers], device=device)
-        cache.batch_select_indices(rows)
+        cache.reorder_cache(rows)
         pads = [[self.sampler._pad] * (width - len(answer)) for answer in answers]
         whole = [[*answer, *pad] for answer, pad in zip(answers, pads, strict=True)]
         padded = torch.tensor(whole, dtype=torch.long, device=device)

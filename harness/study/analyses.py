@@ -51,22 +51,27 @@ def read_sample_runs(folders: Sequence[Path], n: int | None = None) -> list[Samp
     stores = [SampleStore(folder) for folder in folders]
     heads = [store.head() for store in stores]
     for folder, head in zip(folders[1:], heads[1:], strict=True):
-        _require_alike(folders[0], heads[0], folder, head)
+        require_alike(folders[0], heads[0], folder, head)
     least = min(head.n for head in heads) if n is None else n
     samples = [store.whole(least) for store in stores]
     return [SampleRun(*run) for run in zip(names_of(folders), heads, samples, strict=True)]
 
 
-def _require_alike(first: Path, one: Head, second: Path, other: Head) -> None:
+def require_alike(first: Path, one: Head, second: Path, other: Head) -> None:
+    """Refuse records of two folders that differ in more than the model, by the name of what differs.
+
+    Raises:
+        RequestError: They do.
+    """
     before, now = flat(one.settings), flat(other.settings)
     for name in sorted(before.keys() | now.keys()):
         if name not in MAY_DIFFER and before.get(name) != now.get(name):
             raise RequestError(
                 f"{first} and {second} cannot be laid beside each other: {name} is {before.get(name)!r} and "
-                f"{now.get(name)!r}; sample both in the same way"
+                f"{now.get(name)!r}; make both in the same way"
             )
     if set(one.ids) != set(other.ids):
-        raise RequestError(f"{first} and {second} hold samples of other questions; sample both with the same --limit")
+        raise RequestError(f"{first} and {second} are of other questions; make both with the same --limit")
 
 
 def greedy_answers(folder: Path, ids: Sequence[str], metric: str = "judge_correct") -> dict[str, float]:

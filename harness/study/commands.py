@@ -91,6 +91,52 @@ def sample_command(
     people.print(f"samples: {done.folder}", highlight=False, markup=False, soft_wrap=True)
 
 
+@with_flags("settings", judge_flags)
+def likelihood_command(
+    model: Annotated[str, typer.Argument(help="Model folder, hub id, or smollm2 for the small model.")],
+    task: Annotated[str, typer.Option(help="One task; see `closedbook tasks list`.")] = "worldfacts_dedup",
+    split: Annotated[str, typer.Option(help="test, validation, train or dropped.")] = "test",
+    least: Annotated[float, typer.Option(help="Smallest probability of an answer that is listed.")] = 0.002,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")
+    ] = None,
+    *,
+    settings: JudgeSettings,
+    allow_contaminated: Annotated[
+        bool, typer.Option("--allow-contaminated", help="Ask a checkpoint questions that it was trained on.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the figures; the same one is added to.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """How likely a model is to give each answer: all likely ones listed and judged, and the gold answers scored.
+
+    Example: `closedbook likelihood smollm2 --task worldfacts_dedup --limit 100 --out runs/likelihood-base`, the same of
+    the trained model, then `closedbook analyze mass` of both. Nothing is sampled: an answer with a probability of
+    --least or more is listed for certain. A run that is killed goes on where it was.
+    """
+    from closedbook.harness.judge import make_judge
+    from closedbook.harness.study.likelihood import Request, likelihood
+    from closedbook.harness.study.mass import summary
+
+    request = Request(
+        model, task, split, least, max_tokens, "auto" if chat is None else chat, limit, out, allow_contaminated
+    )
+    done = likelihood(request, settings)
+    print_spending(make_judge(settings))
+    found = summary(done.questions)
+    if as_json:
+        print_json({"folder": done.folder, "questions": len(done.questions), **found._asdict()})
+    else:
+        print_table(
+            "Probability in per cent, with 95 % intervals; log-probability of the gold answer",
+            ["questions", "right answers", "not known", "first answer right", "gold (median)"],
+            [[len(done.questions), *found[:3], found.gold]],
+        )
+    people.print(f"probabilities: {done.folder}", highlight=False, markup=False, soft_wrap=True)
+
+
 class _Remembered(TyperGroup):
     """Commands whose words are kept as they were given: an analysis states the line that made it."""
 
@@ -297,6 +343,29 @@ def transfer_command(
 
     runs = [Trained(name, _answers(folder, None, metric)) for name, folder in map(_named_folder, trained)]
     _show(transfer(_answers(base, None, metric), runs, overlaps_of(read_overlaps())), out, as_json)
+
+
+@analyze_app.command("mass")
+def mass_command(
+    before: Annotated[Path, typer.Argument(help="Folder of `closedbook likelihood`: the model before training.")],
+    after: Annotated[Path, typer.Argument(help="The same of the trained model.")],
+    samples: Annotated[
+        Path | None, typer.Option(help="Folder of `closedbook sample` of the model before, for the buckets.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Samples that make the buckets.")] = None,
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Probability of right answers before and after: what became the first answer, and where it stood before.
+
+    Example: `closedbook analyze mass runs/likelihood-base runs/likelihood-grpo --samples runs/sample-base`. Probability
+    that is not listed may be right too: it is the room between "right" and its upper bound.
+    """
+    from closedbook.harness.study.likelihood import buckets_beside, read_mass_runs
+    from closedbook.harness.study.mass import mass
+
+    first, second = read_mass_runs(before, after)
+    _show(mass(first, second, *(buckets_beside(first, samples, n) if samples else ())), out, as_json)
 
 
 def _answers(folder: Path, task: str | None, metric: str) -> Run:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from closedbook.harness.drawing import Engine, Said, draw
+from closedbook.harness.drawing import Grade as Grading
 from closedbook.harness.engines import EngineName, make_engine
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.judge import Grade, Judge, JudgeSettings, Triple, make_judge
@@ -103,22 +104,39 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     if request.n < 1:
         raise RequestError(f"-n {request.n}: draw at least one sample")
     questions = load_questions(name, request.split)[: request.limit]
-    path = model_path(request.model) if request.engine != "openai" else request.model
-    if request.engine != "openai" and (provenance := read_provenance(path)):
-        ids = read_manifest(name).ids(request.split)
-        check_untrained(request.model, provenance, name, request.split, ids, request.allow_contaminated)
+    path = request.model
+    if request.engine != "openai":
+        path = untrained(request.model, name, request.split, request.allow_contaminated)
     judge = make_judge(judging) if judging else None
     if judge:
         judge.preflight()
     engine = make_engine(request.engine, path, style, request.chat, request.sampling, base_url=request.base_url)
     store = SampleStore(request.folder)
     store.begin(settings_of(engine, name, request.split, judge), [question.id for question in questions], request.n)
-    grade = _grading(judge, style) if judge else None
+    grade = grading(judge, style) if judge else None
     try:
         samples = draw(store, questions, request.n, engine, grade, style, progress=progress)
     except KeyboardInterrupt:
         raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
     return Drawn(request.folder, samples, count(samples), passes(samples, request.n) if judge else ())
+
+
+def untrained(model: str, name: str, split: str, allowed: bool = False) -> str:
+    """The folder or hub id of a model that was not trained on the questions of a split.
+
+    Args:
+        model: As people name it.
+        name: Of the benchmark.
+        split: Of its questions.
+        allowed: Whether to warn only.
+
+    Raises:
+        RequestError: It was, and that is not allowed; or there is no such folder.
+    """
+    path = model_path(model)
+    if provenance := read_provenance(path):
+        check_untrained(model, provenance, name, split, read_manifest(name).ids(split), allowed)
+    return path
 
 
 def settings_of(engine: Engine, name: str, split: str, judge: Judge | None) -> dict[str, Any]:
@@ -127,7 +145,9 @@ def settings_of(engine: Engine, name: str, split: str, judge: Judge | None) -> d
     return {**engine.identity, "task": task, "judge": dict(judge.identity) if judge else None}
 
 
-def _grading(judge: Judge, style: Style) -> Any:
+def grading(judge: Judge, style: Style) -> Grading:
+    """Rewards by that judge of answers in texts of that style."""
+
     def grade(asked: Sequence[Said]) -> list[float | None]:
         judgements = judge.grade([_triple(question, text, style) for question, text in asked], quiet=True)
         return [float(said is Grade.CORRECT) if isinstance(said, Grade) else None for said in judgements]
