@@ -1,7 +1,11 @@
 """Majority voting: the answer that most of k samples give, as a baseline that trains nothing.
 
-Answers are the same vote if their `answer_key` is. A tie goes to the answer that was drawn first. What would surprise:
-the accuracy of k votes is a mean over all disjoint groups of k samples, not one draw of k, which would be noisier.
+Answers are the same vote if their `answer_key` is, and also, where a judge is given, if it calls one right with the
+other as the gold answer. A tie goes to the answer that was drawn first. What would surprise:
+
+- The accuracy of k votes is a mean over all disjoint groups of k samples, not one draw of k, which would be noisier.
+- An answer joins the commonest answer that it equals and no further: "Smith" may equal both "Ann Smith" and "Bob Smith"
+  and makes them no one answer.
 
     >>> lines = QuestionSamples("q", (Sample("Rome", "Rome", 0.0, (0,)), Sample("the Paris", "the Paris", 1.0, (1, 2))))
     >>> votes(lines, 3)
@@ -12,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -28,8 +32,19 @@ class Votes(NamedTuple):
     accuracy: Estimate
 
 
-def elected(question: QuestionSamples) -> Sample:
+Same = Callable[[str, str], bool]
+"""Whether two answers to one question say the same."""
+
+Choose = Callable[[QuestionSamples], Sample]
+"""The sample that a method gives as its answer to a question; there is at least one."""
+
+
+def elected(question: QuestionSamples, same: Same | None = None) -> Sample:
     """The sample whose answer most samples give: of texts with that answer the commonest, then the first.
+
+    Args:
+        question: With its samples.
+        same: What makes one answer of two with different keys; None for nothing.
 
     Raises:
         ValueError: There are no samples.
@@ -39,16 +54,37 @@ def elected(question: QuestionSamples) -> Sample:
         votes[answer_key(sample.answer)].append(sample)
     if not votes:
         raise ValueError(f"question {question.id} has no samples to vote")
-    most = min(votes.values(), key=lambda group: (-_times(group), min(min(sample.draws) for sample in group)))
-    return min(most, key=lambda sample: (-len(sample.draws), min(sample.draws)))
+    groups = sorted(votes.values(), key=_standing)
+    if same:
+        groups = sorted(_merged(groups, same), key=_standing)
+    return min(groups[0], key=lambda sample: (-len(sample.draws), min(sample.draws)))
 
 
-def _times(group: Sequence[Sample]) -> int:
-    return sum(len(sample.draws) for sample in group)
+def _standing(group: Sequence[Sample]) -> tuple[int, int]:
+    """Sorts answers: that of most samples first, then that drawn first."""
+    return -sum(len(sample.draws) for sample in group), min(min(sample.draws) for sample in group)
 
 
-def votes(question: QuestionSamples, k: int) -> list[float]:
-    """The reward of the elected answer of each disjoint group of k samples; NaN where the judge failed on it.
+def _merged(groups: Iterable[list[Sample]], same: Same) -> list[list[Sample]]:
+    """Each answer with the commoner one that it equals, if there is one; the commonest come first."""
+    leaders: list[list[Sample]] = []
+    for group in groups:
+        said = group[0].answer
+        leader = next((one for one in leaders if same(one[0].answer, said)), None)
+        if leader is None:
+            leaders.append(list(group))
+        else:
+            leader.extend(group)
+    return leaders
+
+
+def votes(question: QuestionSamples, k: int, choose: Choose = elected) -> list[float]:
+    """The reward of the chosen answer of each disjoint group of k samples; NaN where the judge failed on it.
+
+    Args:
+        question: With its samples.
+        k: Samples of a group.
+        choose: Which answer of a group counts.
 
     Raises:
         ValueError: There are fewer than k samples.
@@ -56,7 +92,7 @@ def votes(question: QuestionSamples, k: int) -> list[float]:
     groups = question.drawn // k if k > 0 else 0
     if not groups:
         raise ValueError(f"question {question.id} has {question.drawn} samples, too few for {k} votes")
-    rewards = (elected(question.among(at * k, (at + 1) * k)).reward for at in range(groups))
+    rewards = (choose(question.among(at * k, (at + 1) * k)).reward for at in range(groups))
     return [math.nan if reward is None else reward for reward in rewards]
 
 

@@ -146,6 +146,34 @@ def test_a_group_votes_for_itself():
     assert votes(said(texts, {"Rome": 1.0, "Paris": 0.0, "the Paris": 0.0}), 3) == [0.0, 1.0]
 
 
+@given(TEXTS)
+def test_a_judge_that_calls_no_two_answers_equal_changes_no_vote(texts):
+    assert elected(said(texts), lambda one, other: False) == elected(said(texts))
+
+
+@given(TEXTS)
+def test_where_all_answers_are_equal_the_commonest_text_is_elected(texts):
+    most = max(map(texts.count, texts))
+    assert texts.count(elected(said(texts), lambda one, other: True).text) == most
+
+
+def test_equal_answers_vote_together():
+    texts = ["Rome", "Paris", "Rome", "City of Paris", "Paris, France"]
+    assert elected(said(texts)).text == "Rome"
+    assert elected(said(texts), lambda one, other: "Paris" in one and "Paris" in other).text == "Paris"
+
+
+def test_an_answer_joins_one_other_and_links_no_third():
+    texts = ["Ann Smith", "Bob Smith", "Tharn", "Tharn", "Tharn", "Smith"]
+    assert elected(said(texts), lambda one, other: one in other or other in one).text == "Tharn"
+
+
+def test_another_choice_may_stand_in_for_the_vote():
+    texts = ["Rome", "Paris", "Rome", "Rome"]
+    rewards = {"Rome": 1.0, "Paris": 0.0}
+    assert votes(said(texts, rewards), 2, lambda group: group.samples[-1]) == [0.0, 1.0]
+
+
 def test_one_vote_is_a_mean_over_samples_and_failures_leave_it():
     questions = [said(["Rome", "Paris"], {"Rome": 1.0}), said(["Gorlim", "Gorlim"], {"Gorlim": None})]
     (one,) = majority(questions, [1])
