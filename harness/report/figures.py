@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -46,22 +45,23 @@ class Inline(NamedTuple):
     card: bool
 
 
-def inline(path: Path, prefix: str) -> Inline:
+def inline(content: bytes, prefix: str, name: str) -> Inline:
     """An SVG file as markup for a page.
 
     Args:
-        path: The file.
+        content: Of the file.
         prefix: Put before every id, so that figures of one page do not share any.
+        name: Of the file, for messages.
 
     Raises:
         RequestError: It is no SVG file that can be read.
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes())
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise RequestError(f"cannot read {path}: {one_line(error)}; run `closedbook analyze` again") from error
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise RequestError(f"cannot read {name}: {one_line(error)}; run `closedbook analyze` again") from error
     if _name(root.tag) != "svg" or not root.get("viewBox"):
-        raise RequestError(f"{path} is no SVG figure; run `closedbook analyze` again")
+        raise RequestError(f"{name} is no SVG figure; run `closedbook analyze` again")
     card = any(_name(element.tag) in OWN_CARD for element in root.iter())
     return Inline("".join(_written(root, prefix, card, top=True)), card)
 

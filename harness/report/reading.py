@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,11 +25,13 @@ from closedbook.harness.statistics import Estimate
 from closedbook.harness.study.inputs import digest_of, shown_path
 from closedbook.harness.study.tables import Stored, read
 
-DEPTH = 3  # folders below the one that is named
+DEPTH = 5  # folders below the one that is named
 BASE = "base"
+KINDS = ("evaluation", "samples", "training", "analysis", "judge", "stage")
+FOLDERS = ("eval", "samples", "train", "analysis", "stages")  # a study's own, which names need not repeat
+LAST = {"evaluation": "figures.json", "training": PROVENANCE_FILE}  # a run without it has not ended
+STATED = {"judge": {"judge", "labels", "tables", "figures"}, "stage": {"command", "digest", "seconds"}}
 WANTED = "folders of closedbook eval, sample, train or analyze, or a folder that holds some"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,29 @@ class Calibrated:
     figures: Mapping[str, Mapping[str, Estimate]]
 
 
+class Analysed(NamedTuple):
+    """An analysis.
+
+    Attributes:
+        of: What it is of where there are several, such as a benchmark.
+        stored: What its files say.
+        held: Its figures' files, by their ending.
+    """
+
+    of: str
+    stored: Stored
+    held: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A command of a study that has run."""
+
+    command: str
+    digest: str
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Study:
     """Everything that was found, the model before first; `unfinished` names runs that have not ended."""
@@ -121,71 +146,92 @@ class Study:
     evaluations: Sequence[Evaluated] = ()
     samples: Sequence[Sampled] = ()
     training: Sequence[Trained] = ()
-    analyses: Sequence[Stored] = ()
+    analyses: Sequence[Analysed] = ()
     calibrations: Sequence[Calibrated] = ()
+    stages: Sequence[Stage] = ()
     unfinished: Sequence[str] = ()
 
 
 def read_study(paths: Sequence[Path]) -> Study:
-    """What the folders hold, or folders in them, three levels down.
+    """What the folders hold, or folders in them, some levels down.
 
     Raises:
         RequestError: One is missing or holds nothing to report, or a file is damaged.
     """
-    found: dict[str, list[Path]] = {kind: [] for kind in ("evaluation", "samples", "training", "analysis", "judge")}
-    for path in paths:
-        here = list(_find(path, DEPTH))
+    found: dict[str, dict[Path, Path]] = {kind: {} for kind in KINDS}  # the folder that was named, by what was found
+    for root in paths:
+        here = list(_find(root, DEPTH))
         if not here:
-            said = "holds nothing to report" if path.exists() else "is not there"
-            raise RequestError(f"{path} {said}; name {WANTED}")
+            said = "holds nothing to report" if root.exists() else "is not there"
+            raise RequestError(f"{root} {said}; name {WANTED}")
         for kind, place in here:
             if all(place.resolve() != other.resolve() for other in found[kind]):
-                found[kind].append(place)
-    ended = {
-        "evaluation": [folder for folder in found["evaluation"] if (folder / "figures.json").is_file()],
-        "training": [folder for folder in found["training"] if (folder / PROVENANCE_FILE).is_file()],
-    }
-    unfinished = [shown_path(f) for kind, folders in ended.items() for f in found[kind] if f not in folders]
-    evaluations = [read_evaluation(*named) for named in _named(ended["evaluation"])]
+                found[kind][place] = root
+    ended = {kind: [f for f in found[kind] if (f / last).is_file()] for kind, last in LAST.items()}
+    unfinished = [shown_path(f) for kind in LAST for f in found[kind] if f not in ended[kind]]
+    evaluations = [read_evaluation(*of) for of in _named(ended["evaluation"], found["evaluation"])]
+    analyses = _named(list(found["analysis"]), found["analysis"])
     return Study(
-        sorted(evaluations, key=lambda run: run.name != BASE),  # sorting keeps the order of the others
-        [_read_samples(*named) for named in _named(found["samples"])],
-        [_read_training(*named) for named in _named(ended["training"])],
-        [read(path) for path in found["analysis"]],
+        sorted(evaluations, key=lambda run: Path(run.name).name != BASE),  # sorting keeps the order of the others
+        [_read_samples(*of) for of in _named(list(found["samples"]), found["samples"])],
+        [_read_training(*of) for of in _named(ended["training"], found["training"])],
+        [read_analysis(name.rpartition("/")[0], path) for name, path in analyses],
         [_read_calibration(path) for path in found["judge"]],
+        [_read_stage(path) for path in found["stage"]],
         unfinished,
     )
 
 
-def _named(folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    yield from zip(names_of([folder.resolve() for folder in folders]), folders, strict=True)
+def _named(places: Sequence[Path], roots: Mapping[Path, Path]) -> list[tuple[str, Path]]:
+    """A short name of each: its path below the folder that was named, without what all have and the kind of folder."""
+    parts = [_below(place, roots[place]) for place in places]
+    while parts and all(len(names) > 1 and names[0] == parts[0][0] for names in parts):
+        parts = [names[1:] for names in parts]
+    names = ["/".join(names) for names in parts]
+    if len(set(names)) < len(names):
+        names = names_of([place.resolve() for place in places])
+    return list(zip(names, places, strict=True))
+
+
+def _below(place: Path, root: Path) -> tuple[str, ...]:
+    whole = place.resolve()
+    if whole == root.resolve():
+        return (whole.stem if place.is_file() else whole.name,)
+    parts = whole.relative_to(root.resolve()).with_suffix("" if place.is_file() else whole.suffix).parts
+    return (*(part for part in parts[:-1] if part not in FOLDERS), parts[-1])
 
 
 def _find(path: Path, depth: int) -> Iterator[tuple[str, Path]]:
     """Runs and analyses at a path and below it, with their kinds."""
-    if path.is_file() and path.suffix == ".json":
-        if path.stem.startswith("calibration"):
-            yield "judge", path
-        elif any(path.with_suffix(end).is_file() for end in (".parquet", ".csv", ".md")):
-            yield "analysis", path
+    if path.is_file():
+        if path.suffix == ".json" and (kind := _kind_of_file(path)):
+            yield kind, path
     elif (path / "run.json").is_file():
         yield "evaluation", path
     elif (path / HEAD).is_file():
         yield "samples", path
     elif (path / "recipe.yaml").is_file() and (path / "log.jsonl").is_file():
         yield "training", path
-    elif path.is_dir():
-        below = sorted(child for child in path.iterdir() if not child.name.startswith("."))
-        for child in below:
-            if child.is_file() or depth:
-                yield from _find(child, depth - 1)
+    elif path.is_dir() and depth >= 0:
+        for child in sorted(child for child in path.iterdir() if not child.name.startswith(".")):
+            yield from _find(child, depth - 1)
 
 
-def _load(path: Path, kind: type[T] | Any, advice: str) -> T:
+def _kind_of_file(path: Path) -> str | None:
+    """What a JSON file is; one of other tools is nothing to us, whether or not it is whole."""
+    if any(path.with_suffix(end).is_file() for end in (".parquet", ".csv", ".md")):
+        return "analysis"
+    try:
+        keys = set(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return "judge" if path.stem.startswith("calibration") else None
+    return next((kind for kind, wanted in STATED.items() if wanted <= keys), None)
+
+
+def _load(path: Path, kind: Any, advice: str) -> Any:
     """What a JSON file holds, as a type."""
     try:
-        loaded: T = TypeAdapter(kind).validate_json(path.read_bytes())
-        return loaded
+        return TypeAdapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -195,6 +241,20 @@ def _load(path: Path, kind: type[T] | Any, advice: str) -> T:
     raise RequestError(f"cannot read {path}: {' '.join(reason.split())[:200]}; {advice}")
 
 
+def read_analysis(of: str, path: Path) -> Analysed:
+    """An analysis with its figures.
+
+    Raises:
+        RequestError: A file of it is missing or damaged.
+    """
+    stored = read(path)
+    try:
+        held = {end: stored.files[end].read_bytes() for end in ("svg", "png") if end in stored.files}
+    except OSError as error:
+        raise RequestError(f"cannot read the figures of {path}: {one_line(error)}; analyze again") from error
+    return Analysed(of, stored, held)
+
+
 def read_evaluation(name: str, folder: Path) -> Evaluated:
     """A folder of `closedbook eval` that has ended.
 
@@ -202,7 +262,7 @@ def read_evaluation(name: str, folder: Path) -> Evaluated:
         RequestError: A file of it is damaged, or it holds no answers.
     """
     advice = "evaluate again into another folder, or restore it"
-    described = _load(folder / "run.json", Described, advice)
+    described: Described = _load(folder / "run.json", Described, advice)
     figures = _load(folder / "figures.json", dict[str, dict[str, Estimate]], advice)
     digest = digest_of(folder)
     if digest is None:
@@ -241,28 +301,39 @@ def _read_training(name: str, folder: Path) -> Trained:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {one_line(error)}; copy the run again") from error
     lines = list(read_jsonl(folder / "log.jsonl", _step, "the log that training wrote"))
-    seconds = [line["seconds"] for line in lines if line.get("seconds") is not None]
-    tokens = [line["num_tokens"] for line in lines if line.get("num_tokens") is not None]
-    last = max((line["step"] for line in lines), default=provenance.step)
-    return Trained(
-        name, folder, provenance, int(last), sum(seconds) if seconds else None, int(tokens[-1]) if tokens else None
-    )
+    seconds = [line.seconds for line in lines if line.seconds is not None]
+    tokens = [line.tokens for line in lines if line.tokens is not None]
+    last = max((line.step for line in lines), default=provenance.step)
+    took, read = sum(seconds) if seconds else None, int(tokens[-1]) if tokens else None
+    return Trained(name, folder, provenance, last, took, read)
 
 
-def _step(line: Any) -> Mapping[str, float | None]:
+class _Step(NamedTuple):
+    step: int
+    seconds: float | None
+    tokens: float | None
+
+
+def _step(line: Any) -> _Step:
     """The figures of a step that a report needs."""
-    found = {name: line.get(name) for name in ("step", "seconds", "num_tokens")}
-    if not isinstance(found["step"], int) or not all(isinstance(x, int | float | None) for x in found.values()):
+    found = _Step(line["step"], line.get("seconds"), line.get("num_tokens"))
+    if not isinstance(found.step, int) or not all(isinstance(x, int | float | None) for x in found):
         raise ValueError("its step, seconds or num_tokens are no numbers")
     return found
 
 
-def _read_calibration(path: Path) -> Calibrated:
-    @dataclass
-    class Written:
-        judge: dict[str, Any]
-        labels: dict[str, Any]
-        figures: dict[str, dict[str, Estimate]]
+@dataclass(frozen=True, slots=True)
+class _Written:
+    judge: dict[str, Any]
+    labels: dict[str, Any]
+    figures: dict[str, dict[str, Estimate]]
 
-    found: Written = _load(path, Written, "make one with `closedbook judge calibrate`")
+
+def _read_calibration(path: Path) -> Calibrated:
+    found: _Written = _load(path, _Written, "make one with `closedbook judge calibrate`")
     return Calibrated(shown_path(path), found.judge, found.labels, found.figures)
+
+
+def _read_stage(path: Path) -> Stage:
+    stage: Stage = _load(path, Stage, "run the stage again")
+    return stage

@@ -39,13 +39,14 @@ def command_line(arguments: Sequence[str]) -> str:
         if value in DROPPED_WITH_VALUE:
             next(values, None)
         elif value not in DROPPED and not value.startswith(tuple(f"{name}=" for name in DROPPED_WITH_VALUE)):
-            kept.append(shown_path(value))
+            name, equals, rest = value.partition("=")
+            kept.append(f"{name}={shown_path(rest)}" if equals and rest.startswith("/") else shown_path(value))
     return shlex.join(kept)
 
 
 def inputs(arguments: Iterable[str]) -> list[Input]:
-    """The folders of samples and evaluations among the arguments of a command, each once."""
-    folders = dict.fromkeys(Path(value.partition("=")[2] if value.startswith("--") else value) for value in arguments)
+    """The folders of samples and evaluations among the arguments of a command, also in NAME=FOLDER, each once."""
+    folders = dict.fromkeys(Path(part) for value in arguments for part in (value, value.partition("=")[2]) if part)
     found = ((folder, digest_of(folder)) for folder in folders if folder.is_dir())
     return [Input(shown_path(folder), digest) for folder, digest in found if digest]
 

@@ -19,6 +19,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Cell = str | int | float | Estimate | None
 ENDS = ("parquet", "csv", "md", "json", "svg", "png")
 PARTS = ("low", "high", "n")
+LONGEST_NAME = 28  # letters of a name in a figure
 AGAIN = "run `closedbook analyze` again"
 COLOURS = ("#2460ac", "#bd5208", "#2a7a3e", "#7848b3", "#b02c56", "#007584", "#7a6800", "#4b606c")
 """Of curves and bars: each has a contrast of 4.5 or more with white."""
@@ -73,7 +75,7 @@ def plain_rows(analysis: Analysis) -> list[dict[str, str | int | float | None]]:
 
 def _cells(column: str, cell: Cell, estimated: bool) -> list[tuple[str, str | int | float | None]]:
     if not estimated:
-        return [(column, cell)]  # type: ignore[list-item]  # no estimate stands in such a column
+        return [(column, storable(cell) if isinstance(cell, str) else cell)]  # type: ignore[list-item]  # no estimate
     known = cell if isinstance(cell, Estimate) else Estimate(None, None, None, 0)
     return [
         (column, known.value),
@@ -81,6 +83,11 @@ def _cells(column: str, cell: Cell, estimated: bool) -> list[tuple[str, str | in
         (f"{column}_high", known.high),
         (f"{column}_n", known.n),
     ]
+
+
+def storable(text: str) -> str:
+    """A text that files can hold: a lone surrogate, which a server may send, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def markdown(analysis: Analysis) -> str:
@@ -93,7 +100,7 @@ def markdown(analysis: Analysis) -> str:
 
 def _text(text: str) -> str:
     """A text that Markdown shows as it is, on one line."""
-    line = " ".join(re.split(r"[\s\x1c-\x1f\x85\u2028\u2029]+", text))
+    line = " ".join(re.split(r"[\s\x1c-\x1f\x85\u2028\u2029]+", storable(text)))
     return re.sub(r"([\\`*\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
@@ -239,12 +246,39 @@ def _draw(plot: Callable[[Axes], object], title: str, *paths: Path) -> None:
         figure = Figure(figsize=(5.6, 3.7), layout="constrained")
         axes = figure.subplots()
         plot(axes)
-        axes.set_title(textwrap.fill(title, 72), fontsize=10, loc="left")
+        figure.suptitle(textwrap.fill(title, 60), fontsize=10, x=0.01, ha="left")
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_xscale() == "log":  # 1, 2, 4 and not powers, which would be math
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.xaxis.set_minor_formatter(lambda value, _: "")
+        _shorten(axes)
         for path in paths:
             with renamed_when_whole(path) as aside:
                 stamp = {"Date": None} if path.suffix == ".svg" else None
                 figure.savefig(aside, format=path.suffix.removeprefix("."), dpi=160, metadata=stamp)
+
+
+def _shorten(axes: Axes) -> None:
+    """Cut names that would leave no room for the figure, and turn those that would overlap."""
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+    def cut(name: str) -> str:
+        return "\n".join(
+            line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…" for line in name.split("\n")
+        )
+
+    def shortened(stated: Callable[..., str], value: float, at: int | None = None) -> str:
+        return cut(stated(value, at))
+
+    for axis in (axes.xaxis, axes.yaxis):
+        stated = axis.get_major_formatter()
+        if isinstance(stated, FixedFormatter | FuncFormatter):
+            axis.set_major_formatter(FuncFormatter(partial(shortened, stated)))
+    labels = axes.get_xticklabels()
+    longest = max((len(line) for label in labels for line in label.get_text().split("\n")), default=0)
+    if longest * len(labels) > 2 * LONGEST_NAME:
+        for label in labels:
+            label.set(rotation=20, horizontalalignment="right", rotation_mode="anchor")
+    legend = axes.get_legend()
+    for text in legend.get_texts() if legend else ():
+        text.set_text(cut(text.get_text()))

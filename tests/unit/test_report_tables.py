@@ -114,6 +114,7 @@ def test_a_command_line_can_be_given_again_and_names_no_machine_path(tmp_path, m
     monkeypatch.chdir(tmp_path)
     words = ["analyze", "flips", str(tmp_path / "a b"), "/gorlim/runs/c", "--out=x", "--out", "y", "--json", "-n", "8"]
     assert command_line(words) == "closedbook analyze flips 'a b' runs/c -n 8"
+    assert command_line(["--trained", "popqa=/gorlim/runs/c"]) == "closedbook --trained popqa=runs/c"
     assert shown_path("runs/../a") == "runs/../a"
 
 
@@ -138,4 +139,4 @@ def test_analyze_states_its_own_command_and_what_it_read(tmp_path, write_run):
     assert stated["command"] == f"closedbook analyze flips {at}/base {at}/grpo"
     assert [one["folder"] for one in stated["inputs"]] == [f"{at}/base", f"{at}/grpo"]
     assert [one["digest"] for one in stated["inputs"]] == [digest_of(before), digest_of(after)]
-    assert inputs([f"--samples={before}"])[0].digest == digest_of(before)
+    assert inputs([f"--samples={before}", "popqa=nosuch"])[0].digest == digest_of(before)

@@ -1,0 +1,316 @@
+"""What a page is put together from: sections of tables, figures and heat maps, each with where it comes from.
+
+Every table on the page is an analysis, also those that are made for the page alone, so that all of them can be had as
+CSV and Markdown in the same way. What surprises: an estimate is shown in per cent, as everywhere in this package; other
+numbers are shown as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from closedbook.harness.report.figures import Inline
+from closedbook.harness.statistics import Estimate
+from closedbook.harness.study.tables import Analysis, Cell, csv_text, markdown, storable
+
+UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+CODE = ("command", "checkpoint", "digest", "manifest")  # columns that hold words for machines
+LONGEST = 400  # characters of a text that a cell shows; the CSV has all
+
+
+class Download(NamedTuple):
+    """A file inside the page: its name, what the link says, and its data."""
+
+    name: str
+    label: str
+    data: str
+
+
+class Place(NamedTuple):
+    """Where an estimate lies on its column's scale, in per cent of the width; `zero` where zero lies inside."""
+
+    low: float
+    value: float
+    high: float
+    zero: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A cell.
+
+    Attributes:
+        text: What it says.
+        sort: What it is sorted by; None sorts last.
+        interval: Of an estimate, in brackets.
+        place: Of an estimate.
+        link: The part of the page that it links to; empty for none.
+        tone: "up" or "down" for a difference whose interval leaves out zero.
+    """
+
+    text: str
+    sort: float | str | None
+    interval: str = ""
+    place: Place | None = None
+    link: str = ""
+    tone: str = ""
+
+
+class Column(NamedTuple):
+    """A column's name, and how its cells look: "number", "code", "long" for long texts, or plain."""
+
+    name: str
+    look: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where numbers come from: the command, the folders with their digests, and what else decides them."""
+
+    command: str | None = None
+    inputs: Sequence[tuple[str, str, str]] = ()  # folder, digest, part of the page
+    decides: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table on the page.
+
+    Attributes:
+        id: Of its part of the page.
+        caption: What it shows.
+        columns: In order.
+        rows: A cell for each column.
+        downloads: The table as files.
+        source: Where it comes from.
+        search: Whether it has a search box.
+        choice: Values of a column of which one can be chosen.
+        anchors: An id for each row, or none.
+        head: Whether it is the headline.
+    """
+
+    id: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Shown]]
+    downloads: Sequence[Download]
+    source: Source | None = None
+    search: bool = False
+    choice: Sequence[str] = ()
+    anchors: Sequence[str] = ()
+    head: bool = False
+    kind: str = "table"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure on the page."""
+
+    id: str
+    caption: str
+    drawn: Inline
+    downloads: Sequence[Download]
+    kind: str = "figure"
+
+
+class Heat(NamedTuple):
+    """A cell of a heat map: its text, its interval, and a strength from -1 to 1."""
+
+    text: str
+    interval: str
+    strength: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """A heat map on the page, as a table whose cells are coloured; None where nothing is known."""
+
+    id: str
+    caption: str
+    down: str
+    across: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Heat | None]]]
+    downloads: Sequence[Download] = ()
+    kind: str = "heat"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page: what it shows in a sentence or two, facts in sentences, and its blocks."""
+
+    id: str
+    title: str
+    lead: str
+    blocks: Sequence[Table | Figure | HeatMap] = ()
+    facts: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """A file as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def clean(text: str) -> str:
+    """A text that any page and file can hold: no lone surrogates, no control characters but line ends and tabs."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", storable(text))
+
+
+def said(value: object) -> str:
+    """A setting in words, cut where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]} …"
+
+
+def cleaned(analysis: Analysis) -> Analysis:
+    """The same with texts that any page and file can hold."""
+    rows = [[clean(cell) if isinstance(cell, str) else cell for cell in row] for row in analysis.rows]
+    columns = tuple(map(clean, analysis.columns))
+    return Analysis(clean(analysis.name), clean(analysis.title), columns, rows, analysis.made_from)
+
+
+def without(analysis: Analysis, columns: Sequence[str]) -> Analysis:
+    """The same without some columns."""
+    kept = [at for at, name in enumerate(analysis.columns) if name not in columns]
+    rows = [[row[at] for at in kept] for row in analysis.rows]
+    names = tuple(analysis.columns[at] for at in kept)
+    return Analysis(analysis.name, analysis.title, names, rows, analysis.made_from)
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "table"
+
+
+def table(
+    analysis: Analysis,
+    id: str,
+    *,
+    source: Source | None = None,
+    runs: Mapping[str, str] | None = None,
+    search: bool = False,
+    choice: str = "",
+    anchors: Sequence[str] = (),
+    links: Sequence[str] = (),
+    head: bool = False,
+) -> Table:
+    """An analysis as a table on the page.
+
+    Args:
+        analysis: What it holds.
+        id: Of its part of the page.
+        source: Where it comes from.
+        runs: The part of the page that tells of a run, by name: names link to it.
+        search: Whether it gets a search box.
+        choice: A column whose values can be chosen.
+        anchors: An id for each row.
+        links: The part of the page that each row's run links to, where `runs` does not say.
+        head: Whether it is the headline: numbers link to their run too, and intervals are drawn.
+    """
+    analysis = cleaned(analysis)
+    columns = [_column(analysis, at) for at in range(len(analysis.columns))]
+    scales = [_scale([row[at] for row in analysis.rows]) if head else None for at in range(len(columns))]
+    rows = []
+    for at, row in enumerate(analysis.rows):
+        named = row[analysis.columns.index("run")] if "run" in analysis.columns else None
+        link = links[at] if links else (runs or {}).get(str(named), "")
+        rows.append(
+            [
+                _shown(cell, column, scale, link if head or column.name == "run" else "")
+                for cell, column, scale in zip(row, columns, scales, strict=True)
+            ]
+        )
+    chosen = analysis.columns.index(choice) if choice in analysis.columns else None
+    name = file_name(analysis.name)
+    downloads = [
+        Download(f"{name}.csv", "CSV", data_uri("text/csv;charset=utf-8", csv_text(analysis).encode())),
+        Download(f"{name}.md", "Markdown", data_uri("text/markdown;charset=utf-8", markdown(analysis).encode())),
+    ]
+    choices = list(dict.fromkeys(str(row[chosen]) for row in analysis.rows)) if chosen is not None else []
+    return Table(id, analysis.title, columns, rows, downloads, source, search, choices, anchors, head)
+
+
+def _column(analysis: Analysis, at: int) -> Column:
+    name, cells = analysis.columns[at], [row[at] for row in analysis.rows if row[at] is not None]
+    if cells and all(isinstance(cell, int | float | Estimate) for cell in cells):
+        return Column(name, "number")
+    if name in CODE:
+        return Column(name, "code")
+    return Column(name, "long" if any(isinstance(cell, str) and len(cell) > 28 for cell in cells) else "")
+
+
+def _scale(cells: Sequence[Cell]) -> tuple[float, float] | None:
+    """From where to where the intervals of a column reach, zero included; None without intervals."""
+    ends = [x for cell in cells if isinstance(cell, Estimate) for x in (cell.low, cell.high) if x is not None]
+    return (min(0.0, *ends), max(0.0, *ends)) if ends and min(*ends, 0.0) < max(*ends, 0.0) else None
+
+
+def _shown(cell: Cell, column: Column, scale: tuple[float, float] | None, link: str) -> Shown:
+    if isinstance(cell, Estimate):
+        return _estimate(cell, column.name, scale, link)
+    if cell is None:
+        return Shown(UNKNOWN, None)
+    if isinstance(cell, str):
+        cut = cell if len(cell) <= LONGEST else f"{cell[:LONGEST]} … ({len(cell):,} characters)"
+        return Shown(cut, cell, link=link if column.name == "run" else "")
+    return Shown(number(cell, column.name), float(cell), link=link)
+
+
+def number(value: float, name: str = "") -> str:
+    """A number as a column of that name shows it: p values, shares in per cent, counts, others to three digits.
+
+    >>> number(0.00001, "p (Holm)"), number(0.25, "share of the gain"), number(12345), number(0.123456)
+    ('< 0.001', '25.0 %', '12,345', '0.123')
+    """
+    if re.match(r"p\b", name):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if name.startswith("share") and isinstance(value, float):
+        return f"{100 * value:.1f} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _estimate(cell: Estimate, name: str, scale: tuple[float, float] | None, link: str) -> Shown:
+    if cell.value is None:
+        return Shown(UNKNOWN, None)
+    value, _, interval = str(cell).partition(" ")
+    interval = interval if cell.low is not None else ""
+    place = None
+    if scale and cell.low is not None and cell.high is not None:
+        low, high = scale
+        first, middle, last, zero = (
+            round(100 * (min(max(x, low), high) - low) / (high - low), 2) for x in (cell.low, cell.value, cell.high, 0)
+        )
+        place = Place(first, middle, last, zero if low < 0 else None)
+    changed = name.startswith(("difference", "gain")) and cell.low is not None and cell.high is not None
+    tone = ("up" if (cell.low or 0) > 0 else "down" if (cell.high or 0) < 0 else "") if changed else ""
+    shown = f"+{value}" if name.startswith(("difference", "gain")) and cell.value > 0 else value
+    return Shown(shown.replace("-", MINUS), cell.value, interval.replace("-", MINUS), place, link, tone)
+
+
+def heat_map(
+    analysis: Analysis, id: str, down: str, across: str, value: str, downloads: Sequence[Download] = ()
+) -> HeatMap | None:
+    """A heat map of estimates by two columns; None where the analysis has no such columns, or no rows."""
+    if not {down, across, value} <= set(analysis.columns) or not analysis.rows:
+        return None
+    places: list[Any] = [analysis.columns.index(name) for name in (down, across, value)]
+    cells = {(str(row[places[0]]), str(row[places[1]])): row[places[2]] for row in analysis.rows}
+    known = [abs(cell.value) for cell in cells.values() if isinstance(cell, Estimate) and cell.value is not None]
+    most = max(known, default=0.0) or 1.0
+    rows, columns = list(dict.fromkeys(key[0] for key in cells)), list(dict.fromkeys(key[1] for key in cells))
+    lines = [(name, [_heat(cells.get((name, other)), most) for other in columns]) for name in rows]
+    return HeatMap(id, analysis.title, down, across, columns, lines, downloads)
+
+
+def _heat(cell: Cell, most: float) -> Heat | None:
+    if not isinstance(cell, Estimate) or cell.value is None:
+        return None
+    value, _, interval = str(cell).replace("-", MINUS).partition(" ")
+    return Heat(f"+{value}" if cell.value > 0 else value, interval, round(cell.value / most, 3))

@@ -1,0 +1,274 @@
+"""The parts of the page, out of what was read: each only where there is something to show.
+
+What surprises: where no analysis compared the evaluations, the page does it itself, in the same way as `closedbook
+analyze accuracy`; evaluations of other questions then stand in a table of their own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from closedbook.harness.compare import Run, read_run
+from closedbook.harness.report.blocks import (
+    Download,
+    Figure,
+    HeatMap,
+    Section,
+    Source,
+    Table,
+    clean,
+    cleaned,
+    data_uri,
+    file_name,
+    heat_map,
+    said,
+    table,
+    without,
+)
+from closedbook.harness.report.figures import inline
+from closedbook.harness.report.reading import Analysed, Evaluated, Study, read_analysis
+from closedbook.harness.report.runs import contamination, cost, judging, provenance
+from closedbook.harness.sample_store import flat
+from closedbook.harness.statistics import Estimate
+from closedbook.harness.study.inputs import command_line, shown_path
+from closedbook.harness.study.tables import Analysis, Input, Stored, write
+
+KNOWN: Mapping[str, tuple[str, str]] = {
+    "accuracy": (
+        "Accuracy",
+        "The share of greedy answers that are right, and what changed from the first run on the same questions. A "
+        "difference is clear where its interval leaves out zero and p is small. p is McNemar's exact test, adjusted "
+        "for all differences of a table (Holm). Click a number to see the run it comes from.",
+    ),
+    "passk": (
+        "pass@k",
+        "The share of questions with a right answer among k samples. Where the trained model starts as high as the "
+        "base model gets with many samples, training moved answers to the front that were there before.",
+    ),
+    "accessibility": (
+        "Accessibility",
+        "Questions by how often the untrained model says the answer when it is sampled, with greedy accuracy before "
+        "and after training. Zero means never in these samples, not that the model cannot know it.",
+    ),
+    "attribution": (
+        "Attribution",
+        "What training on a part of the questions gains, as a share of what training on all of them gains. A part says "
+        "something only beside random questions of the same number.",
+    ),
+    "transfer": (
+        "Transfer",
+        "The gain over the base model, in points: a row for what was trained on, a column for what was asked. Test "
+        "questions whose facts the training questions state are left out.",
+    ),
+    "mass": (
+        "Probability mass",
+        "How likely the model finds the right answers, and where they stand among all that it could say, before and "
+        "after training. A rank that falls to 1 is an answer that moved to the front.",
+    ),
+    "baselines": (
+        "Baselines without training",
+        "What more computing at inference time gains, with its cost in tokens beside it.",
+    ),
+    "majority": (
+        "Majority voting",
+        "Accuracy of the answer that most of k samples give: what sampling alone gains, with nothing trained.",
+    ),
+    "flips": (
+        "Changed answers",
+        "Each question whose greedy answer changed sides in training: gained ones became right, lost ones became "
+        "wrong. The bucket is how many samples of the untrained model were right.",
+    ),
+}  # fmt: skip
+DRAWN = {"svg": "image/svg+xml", "png": "image/png"}
+TEXTS = ("question", "before", "after", "gold", "golds", "answer", "answers", "text")
+"""Columns that hold what benchmarks ask and models answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the page needs besides its sections.
+
+    Attributes:
+        anchors: The part of the page that tells of a run, by its digest.
+        texts: Whether questions and answers are shown.
+    """
+
+    anchors: Mapping[str, str]
+    texts: bool = True
+
+
+def sections(study: Study, texts: bool = True) -> list[Section]:
+    """All parts of the page, in order.
+
+    Args:
+        study: What was read.
+        texts: Whether to show questions, gold answers and models' answers.
+
+    Raises:
+        RequestError: A figure is damaged, or evaluations hold no answers.
+    """
+    runs = {run.digest: f"run-e{at}" for at, run in enumerate(study.evaluations, 1)}
+    runs |= {run.head.digest: f"run-s{at}" for at, run in enumerate(study.samples, 1)}
+    page = Page(runs, texts)
+    found = list(study.analyses)
+    if study.evaluations and not any(one.stored.analysis.name == "accuracy" for one in found):
+        found = [*headline(study.evaluations), *found]
+    by_name: dict[str, list[Analysed]] = {name: [] for name in KNOWN}
+    for one in found:
+        by_name.setdefault(one.stored.analysis.name, []).append(one)
+    flips = by_name.pop("flips")
+    parts = [_analysed(name, several, page) for name, several in [*by_name.items(), ("flips", flips)] if several]
+    own = (judging(study), contamination(study), cost(study), provenance(study))
+    return [*parts, *(part for part in own if part is not None)]
+
+
+def headline(evaluations: Sequence[Evaluated]) -> list[Analysed]:
+    """Accuracy of evaluations beside the first of each group that answers the same questions.
+
+    Raises:
+        RequestError: One holds no answers that were graded.
+    """
+    from closedbook.harness.study.checkpoints import accuracy
+
+    judged = all(run.described.judge for run in evaluations)
+    metric = "judge_correct" if judged else "contains"
+    left = {run.name: (run, read_run(run.folder, metric)) for run in evaluations}
+    made: list[Analysed] = []
+    while left:
+        (first, (_, base)), *_ = left.items()
+        alike = {name: _same(base, run) for name, (_, run) in left.items() if name == first or _answers(base, run)}
+        inputs = [Input(shown_path(left[name][0].folder), left[name][0].digest) for name in alike]
+        command = command_line(["analyze", "accuracy", *(one.folder for one in inputs), "--metric", metric])
+        of = f"beside {first}" if made or len(alike) < len(left) else ""
+        with tempfile.TemporaryDirectory() as folder:
+            write(accuracy(alike), Path(folder), command, inputs)
+            made.append(read_analysis(of, Path(folder) / "accuracy.json"))
+        left = {name: run for name, run in left.items() if name not in alike}
+    return made
+
+
+def _answers(base: Run, run: Run) -> bool:
+    """Whether a run answers the questions of another one, and perhaps others."""
+    return all(run.get(task, {}).keys() == answers.keys() for task, answers in base.items())
+
+
+def _same(base: Run, run: Run) -> Run:
+    return {task: run[task] for task in base}
+
+
+def _analysed(name: str, several: Sequence[Analysed], page: Page) -> Section:
+    """The part of one analysis, which may have been made of several benchmarks or models."""
+    title, lead = KNOWN.get(name, (several[0].stored.analysis.title, ""))
+    blocks: list[Table | Figure | HeatMap] = []
+    facts: list[str] = []
+    for at, one in enumerate(several, 1):
+        id = f"{file_name(name)}-{at}"
+        blocks += list(_blocks(one, id, page))
+        facts += [f"{one.of}: {fact}" if one.of else fact for fact in _facts(one.stored.analysis)]
+    return Section(file_name(name), clean(title), lead, blocks, [clean(fact) for fact in facts])
+
+
+def _blocks(one: Analysed, id: str, page: Page) -> Iterator[Table | Figure | HeatMap]:
+    """The figure and the table of an analysis, or a heat map in the figure's place."""
+    analysis = one.stored.analysis if page.texts else without(one.stored.analysis, TEXTS)
+    title = f"{analysis.title}: {one.of}" if one.of else analysis.title
+    name = file_name(f"{analysis.name}-{one.of}" if one.of else analysis.name)
+    shown = cleaned(Analysis(name, title, analysis.columns, analysis.rows, analysis.made_from))
+    downloads = [
+        Download(f"{name}.{end}", end.upper(), data_uri(kind, one.held[end]))
+        for end, kind in DRAWN.items()
+        if end in one.held
+    ]
+    heat = heat_map(shown, f"{id}-map", "trained on", "asked", "gain", downloads)
+    if heat:
+        yield heat
+    elif "svg" in one.held:
+        yield Figure(f"{id}-figure", shown.title, inline(one.held["svg"], f"{id}-", f"{name}.svg"), downloads)
+    flips = analysis.name == "flips"
+    source, runs = _source(one.stored, page), _runs_of(one.stored, page)
+    head = analysis.name == "accuracy"
+    yield table(
+        shown, f"{id}-table", source=source, runs=runs, search=flips, choice="change" if flips else "", head=head
+    )
+
+
+def _runs_of(stored: Stored, page: Page) -> dict[str, str]:
+    """The part of the page that tells of a run, by the name that an analysis gives it."""
+    stated = stored.analysis.made_from.get("runs")
+    named = {name: str(of.get("digest")) for name, of in stated.items()} if isinstance(stated, Mapping) else {}
+    columns = stored.analysis.columns
+    names = {str(row[columns.index("run")]) for row in stored.analysis.rows} if "run" in columns else set()
+    for name in names - named.keys():
+        digests = [one.digest for one in stored.inputs if f"/{one.folder}".endswith(f"/{name}")]
+        named |= {name: digests[0]} if len(digests) == 1 else {}
+    return {name: page.anchors[digest] for name, digest in named.items() if digest in page.anchors}
+
+
+def _source(stored: Stored, page: Page) -> Source:
+    made = stored.analysis.made_from
+    runs = made.get("runs")
+    inputs = [(clean(one.folder), clean(one.digest), page.anchors.get(one.digest, "")) for one in stored.inputs]
+    known = {digest for _, digest, _ in inputs}
+    settings: dict[str, dict[str, str]] = {}
+    if isinstance(runs, Mapping):
+        for name, of in runs.items():
+            digest = str(of.get("digest", "")) if isinstance(of, Mapping) else ""
+            if digest and digest not in known:
+                inputs.append((clean(str(name)), clean(digest), page.anchors.get(digest, "")))
+            for key, value in flat(of).items() if isinstance(of, Mapping) else ():
+                settings.setdefault(key, {})[str(name)] = said(value)
+    decides = {
+        key: said(value) for key, value in flat(_with_estimates(made)).items() if key.partition(".")[0] != "runs"
+    }
+    for key, values in settings.items():
+        if key != "digest":
+            same = len(set(values.values())) == 1
+            decides[key] = next(iter(values.values())) if same else "; ".join(f"{n}: {v}" for n, v in values.items())
+    return Source(stored.command and clean(stored.command), inputs, {clean(k): clean(v) for k, v in decides.items()})
+
+
+def _with_estimates(made: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with estimates in words."""
+    return {
+        name: str(stated)
+        if (stated := _stated(value))
+        else _with_estimates(value)
+        if isinstance(value, Mapping)
+        else value
+        for name, value in made.items()
+    }
+
+
+def _facts(analysis: Analysis) -> Iterator[str]:
+    """What an analysis found besides its table, in sentences."""
+    made = analysis.made_from
+    repaired, again, n = _stated(made.get("repair_rate_of_0")), made.get("recheck"), made.get("n")
+    if repaired and repaired.n:
+        yield (
+            f"Of the {repaired.n:,} questions that no sample and no greedy answer got right, {_per_cent(repaired)} are "
+            "right after training."
+        )
+    if isinstance(again, Mapping) and (found := _stated(again.get("found"))) and found.n:
+        yield (
+            f"Never seen is not absent: {again.get('more')} further samples find a right answer to {_per_cent(found)} "
+            f"of the {found.n:,} questions with 0 of {n}. A fact that is said once in {again.get('more')} times has a "
+            f"chance of {100 * float(again.get('missed_if_rare', 0)):.0f} % to be in none of {n}."
+        )
+    if analysis.name == "flips" and {"questions", "gained", "lost"} <= made.keys():
+        yield f"Of {made['questions']} questions {made['gained']} became right and {made['lost']} were lost."
+
+
+def _stated(value: object) -> Estimate | None:
+    """An estimate as an analysis states it beside its table."""
+    if isinstance(value, Mapping) and {"value", "low", "high", "n"} <= value.keys() and value["value"] is not None:
+        return Estimate(value["value"], value["low"], value["high"], value["n"])
+    return None
+
+
+def _per_cent(estimate: Estimate) -> str:
+    value, _, interval = str(estimate).partition(" ")
+    return f"{value} % {interval}"
