@@ -29,8 +29,8 @@ def report_command(
 
     The page is a single file that needs no network. Each part is there where its data is: accuracy with paired tests,
     pass@k, buckets, attribution, transfer, changed answers, judge, contamination, cost, provenance. Evaluations that no
-    `analyze accuracy` has compared are compared here. The evaluation named base, else the first one, is the model
-    before.
+    `analyze accuracy` has compared are compared here. The evaluation named base or before, else the first one, is
+    the model before.
 
     Example: `closedbook report runs/study --out report.html`.
     """
@@ -53,6 +53,7 @@ def report_command(
                 "sections": [part.id for part in parts],
                 "evaluations": [run.name for run in study.evaluations],
                 "samples": [run.name for run in study.samples],
+                "likelihoods": [run.name for run in study.likelihoods],
                 "training": [run.name for run in study.training],
                 "analyses": [f"{one.of}/{one.stored.analysis.name}".strip("/") for one in study.analyses],
                 "unfinished": study.unfinished,

@@ -75,17 +75,26 @@ def summary(study: Study) -> str:
     counts = [
         (len(study.evaluations), "evaluation"),
         (len(study.samples), "folder of samples"),
+        (len(study.likelihoods), "folder of probabilities"),
         (len(study.training), "training run"),
         (len(study.analyses), "analysis"),
     ]
-    plural = {"folder of samples": "folders of samples", "analysis": "analyses"}
-    said = [f"{n} {name if n == 1 else plural.get(name, f'{name}s')}" for n, name in counts if n]
+    said = [f"{n} {name if n == 1 else _several(name)}" for n, name in counts if n]
     return f"What a model can recall without looking anything up: {', '.join(said)}."
+
+
+def _several(name: str) -> str:
+    """Two or more of something."""
+    return name.replace("folder", "folders") if "folder" in name else name.replace("sis", "se") + "s"
 
 
 def warnings(study: Study) -> list[str]:
     """What a reader should know before any number."""
     found = [f"{name} has not ended and is not on this page." for name in study.unfinished]
+    for run in study.samples:
+        wanted = run.head.n * len(run.head.ids)
+        if run.drawn < wanted:
+            found.append(f"The samples {run.name} hold {run.drawn:,} of {wanted:,} that were asked for.")
     if limited := sorted({run.described.limit for run in study.evaluations if run.described.limit}):
         asked = ", ".join(f"{limit:,}" for limit in limited)
         found.append(f"Not all test questions were asked: at most {asked} of each task, drawn at random.")

@@ -20,15 +20,16 @@ from closedbook.harness.compare import names_of
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.files import read_jsonl
 from closedbook.harness.provenance import PROVENANCE_FILE, Provenance, from_text
-from closedbook.harness.sample_store import HEAD, Head, SampleStore
+from closedbook.harness.sample_store import Head, SampleStore
 from closedbook.harness.statistics import Estimate
 from closedbook.harness.study.inputs import digest_of, shown_path
+from closedbook.harness.study.likelihood import MassStore
 from closedbook.harness.study.tables import Stored, read
 
 DEPTH = 5  # folders below the one that is named
-BASE = "base"
-KINDS = ("evaluation", "samples", "training", "analysis", "judge", "stage")
-FOLDERS = ("eval", "samples", "train", "analysis", "stages")  # a study's own, which names need not repeat
+BASE = ("base", "before")  # names of the model before
+KINDS = ("evaluation", "samples", "likelihood", "training", "analysis", "judge", "stage")
+FOLDERS = ("eval", "samples", "likelihood", "train", "analysis", "stages")  # a study's own, which names need not repeat
 LAST = {"evaluation": "figures.json", "training": PROVENANCE_FILE}  # a run without it has not ended
 STATED = {"judge": {"judge", "labels", "tables", "figures"}, "stage": {"command", "digest", "seconds"}}
 WANTED = "folders of closedbook eval, sample, train or analyze, or a folder that holds some"
@@ -83,6 +84,16 @@ class Sampled:
     drawn: int
     texts: int
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A folder of `closedbook likelihood`; `questions` are those that are there."""
+
+    name: str
+    folder: Path
+    head: Head
+    questions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +156,7 @@ class Study:
 
     evaluations: Sequence[Evaluated] = ()
     samples: Sequence[Sampled] = ()
+    likelihoods: Sequence[Listed] = ()
     training: Sequence[Trained] = ()
     analyses: Sequence[Analysed] = ()
     calibrations: Sequence[Calibrated] = ()
@@ -172,8 +184,9 @@ def read_study(paths: Sequence[Path]) -> Study:
     evaluations = [read_evaluation(*of) for of in _named(ended["evaluation"], found["evaluation"])]
     analyses = _named(list(found["analysis"]), found["analysis"])
     return Study(
-        sorted(evaluations, key=lambda run: Path(run.name).name != BASE),  # sorting keeps the order of the others
+        sorted(evaluations, key=lambda run: Path(run.name).name not in BASE),  # sorting keeps the order of the others
         [_read_samples(*of) for of in _named(list(found["samples"]), found["samples"])],
+        [_read_likelihood(*of) for of in _named(list(found["likelihood"]), found["likelihood"])],
         [_read_training(*of) for of in _named(ended["training"], found["training"])],
         [read_analysis(name.rpartition("/")[0], path) for name, path in analyses],
         [_read_calibration(path) for path in found["judge"]],
@@ -208,8 +221,10 @@ def _find(path: Path, depth: int) -> Iterator[tuple[str, Path]]:
             yield kind, path
     elif (path / "run.json").is_file():
         yield "evaluation", path
-    elif (path / HEAD).is_file():
+    elif (path / SampleStore.file).is_file():
         yield "samples", path
+    elif (path / MassStore.file).is_file():
+        yield "likelihood", path
     elif (path / "recipe.yaml").is_file() and (path / "log.jsonl").is_file():
         yield "training", path
     elif path.is_dir() and depth >= 0:
@@ -292,6 +307,11 @@ def _read_samples(name: str, folder: Path) -> Sampled:
         sum(len(question.samples) for question in questions),
         sum(question.failed for question in questions),
     )
+
+
+def _read_likelihood(name: str, folder: Path) -> Listed:
+    store = MassStore(folder)
+    return Listed(name, folder, store.head(), len(store.read()))
 
 
 def _read_training(name: str, folder: Path) -> Trained:

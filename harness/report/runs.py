@@ -15,7 +15,7 @@ from typing import Any
 
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.report.blocks import Section, Source, clean, said, table
-from closedbook.harness.report.reading import Evaluated, Sampled, Stage, Study
+from closedbook.harness.report.reading import Evaluated, Listed, Sampled, Stage, Study
 from closedbook.harness.sample_store import flat
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.study.inputs import command_line, last_written, shown_path
@@ -163,6 +163,10 @@ def cost(study: Study) -> Section | None:
         for run in study.samples
     ]  # fmt: skip
     rows += [
+        [run.name, "likelihood", f"{run.questions:,} questions", None, _minutes(_took(study, run.folder))]
+        for run in study.likelihoods
+    ]
+    rows += [
         [run.name, "evaluate", f"{_asked(run):,} questions", None, _minutes(run.seconds)] for run in study.evaluations
     ]
     if not rows:
@@ -176,7 +180,7 @@ def cost(study: Study) -> Section | None:
         "What was recorded while it ran. A judge is asked once for each different sample and each answer at most; its "
         "calls and tokens stand in the ledger of its cache, not here."
     )
-    kinds = (("t", study.training), ("s", study.samples), ("e", study.evaluations))
+    kinds = (("t", study.training), ("s", study.samples), ("l", study.likelihoods), ("e", study.evaluations))
     links = [f"run-{kind}{at}" for kind, runs in kinds for at in range(1, len(runs) + 1)]
     made = table(Analysis("cost", "What it took", columns, lines, {}), "cost-table", links=links)
     return Section("cost", "Cost", lead, [made], facts)
@@ -236,6 +240,11 @@ def provenance(study: Study) -> Section | None:
                      str(settings.get("model", ""))[:16], drawn.head.digest, _count(settings.get("sampling.seed")),
                      None])  # fmt: skip
         anchors.append(f"run-s{at}")
+    for at, listed in enumerate(study.likelihoods, 1):
+        command = _command(study, listed.folder) or _sample_command(listed, "likelihood")
+        model = str(listed.head.settings.get("model", ""))[:16]
+        rows.append([listed.name, "likelihood", command, model, listed.head.digest, None, None])
+        anchors.append(f"run-l{at}")
     for at, trained in enumerate(study.training, 1):
         of = trained.provenance
         command = _command(study, trained.folder) or command_line(
@@ -276,13 +285,13 @@ def _eval_command(run: Evaluated) -> str:
     return command_line(words)
 
 
-def _sample_command(run: Sampled) -> str:
-    """The command line of samples, as far as their folder tells: it knows the model by its digest."""
+def _sample_command(run: Sampled | Listed, command: str = "sample") -> str:
+    """The command line of samples or probabilities, as far as their folder tells: it knows the model by its digest."""
     of = flat(run.head.settings)
     style = "_cot" if str(of.get("prompt", "")).startswith("cot") else ""
-    words = ["sample", "MODEL", "--task", f"{of.get('task.benchmark', '')}_dedup{style}"]
-    words += ["--split", str(of.get("task.split", "test")), "-n", str(run.head.n)]
-    for name in ("temperature", "top_p", "top_k", "max_new_tokens", "seed"):
+    words = [command, "MODEL", "--task", f"{of.get('task.benchmark', '')}_dedup{style}"]
+    words += ["--split", str(of.get("task.split", "test")), *(["-n", str(run.head.n)] if command == "sample" else [])]
+    for name in ("temperature", "top_p", "top_k", "max_new_tokens", "seed") if command == "sample" else ():
         if f"sampling.{name}" in of:
             words += [f"--{name.replace('_', '-')}", str(of[f"sampling.{name}"])]
     return command_line(words)

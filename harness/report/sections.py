@@ -73,6 +73,10 @@ KNOWN: Mapping[str, tuple[str, str]] = {
         "Baselines without training",
         "What more computing at inference time gains, with its cost in tokens beside it.",
     ),
+    "buckets": (
+        "Buckets of the training questions",
+        "How often the untrained model said the answer to each training question: what attribution trains on.",
+    ),
     "majority": (
         "Majority voting",
         "Accuracy of the answer that most of k samples give: what sampling alone gains, with nothing trained.",
@@ -84,6 +88,7 @@ KNOWN: Mapping[str, tuple[str, str]] = {
     ),
 }  # fmt: skip
 DRAWN = {"svg": "image/svg+xml", "png": "image/png"}
+OWN = ("run", "runs", "became_first", "no_longer_first")  # what is shown in another way
 TEXTS = ("question", "before", "after", "gold", "golds", "answer", "answers", "text")
 """Columns that hold what benchmarks ask and models answer."""
 
@@ -113,6 +118,7 @@ def sections(study: Study, texts: bool = True) -> list[Section]:
     """
     runs = {run.digest: f"run-e{at}" for at, run in enumerate(study.evaluations, 1)}
     runs |= {run.head.digest: f"run-s{at}" for at, run in enumerate(study.samples, 1)}
+    runs |= {run.head.digest: f"run-l{at}" for at, run in enumerate(study.likelihoods, 1)}
     page = Page(runs, texts)
     found = list(study.analyses)
     if study.evaluations and not any(one.stored.analysis.name == "accuracy" for one in found):
@@ -198,8 +204,7 @@ def _blocks(one: Analysed, id: str, page: Page) -> Iterator[Table | Figure | Hea
 
 def _runs_of(stored: Stored, page: Page) -> dict[str, str]:
     """The part of the page that tells of a run, by the name that an analysis gives it."""
-    stated = stored.analysis.made_from.get("runs")
-    named = {name: str(of.get("digest")) for name, of in stated.items()} if isinstance(stated, Mapping) else {}
+    named = {name: str(of.get("digest")) for name, of in _runs(stored.analysis.made_from).items()}
     columns = stored.analysis.columns
     names = {str(row[columns.index("run")]) for row in stored.analysis.rows} if "run" in columns else set()
     for name in names - named.keys():
@@ -208,21 +213,30 @@ def _runs_of(stored: Stored, page: Page) -> dict[str, str]:
     return {name: page.anchors[digest] for name, digest in named.items() if digest in page.anchors}
 
 
+def _runs(made: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What an analysis states of its runs, by their names; several, or one that it names."""
+    stated, single = made.get("runs"), made.get("run")
+    if isinstance(single, Mapping):
+        stated = {single.get("name", ""): {name: value for name, value in single.items() if name != "name"}}
+    return (
+        {str(name): of for name, of in stated.items() if isinstance(of, Mapping)} if isinstance(stated, Mapping) else {}
+    )
+
+
 def _source(stored: Stored, page: Page) -> Source:
     made = stored.analysis.made_from
-    runs = made.get("runs")
+    runs = _runs(made)
     inputs = [(clean(one.folder), clean(one.digest), page.anchors.get(one.digest, "")) for one in stored.inputs]
     known = {digest for _, digest, _ in inputs}
     settings: dict[str, dict[str, str]] = {}
-    if isinstance(runs, Mapping):
-        for name, of in runs.items():
-            digest = str(of.get("digest", "")) if isinstance(of, Mapping) else ""
-            if digest and digest not in known:
-                inputs.append((clean(str(name)), clean(digest), page.anchors.get(digest, "")))
-            for key, value in flat(of).items() if isinstance(of, Mapping) else ():
-                settings.setdefault(key, {})[str(name)] = said(value)
+    for name, of in runs.items():
+        digest = str(of.get("digest", ""))
+        if digest and digest not in known:
+            inputs.append((clean(name), clean(digest), page.anchors.get(digest, "")))
+        for key, value in flat(of).items():
+            settings.setdefault(key, {})[name] = said(value)
     decides = {
-        key: said(value) for key, value in flat(_with_estimates(made)).items() if key.partition(".")[0] != "runs"
+        key: said(value) for key, value in flat(_with_estimates(made)).items() if key.partition(".")[0] not in OWN
     }
     for key, values in settings.items():
         if key != "digest":
@@ -260,6 +274,17 @@ def _facts(analysis: Analysis) -> Iterator[str]:
         )
     if analysis.name == "flips" and {"questions", "gained", "lost"} <= made.keys():
         yield f"Of {made['questions']} questions {made['gained']} became right and {made['lost']} were lost."
+
+    for key, moved, ranks in (
+        ("became_first", "right answers became the likeliest; before training they stood at", "rank_before"),
+        ("no_longer_first", "right answers are the likeliest no longer; after training they stand at", "rank_after"),
+    ):
+        found = made.get(key)
+        if isinstance(found, Mapping) and found.get("questions") and isinstance(found.get(ranks), Mapping):
+            shown = [f"{rank} ({times})" if rank == "not listed" else f"rank {rank} ({times})"
+                     for rank, times in found[ranks].items()]  # fmt: skip
+            rest = f" and {len(shown) - 6} further ranks" if len(shown) > 6 else ""
+            yield f"{found['questions']} {moved} {', '.join(shown[:6])}{rest}."
 
 
 def _stated(value: object) -> Estimate | None:

@@ -1,7 +1,7 @@
 """What an analysis was made from: the folders that its command names, with digests of what decides its figures.
 
 What surprises: the digest of an evaluation is that of its answers as they lie there, since every figure is counted
-from them; the digest of samples is that of all that they depend on, as `samples.json` has it.
+from them; the digest of samples and probabilities is that of all that they depend on, as their head has it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.sample_store import HEAD, SampleStore
+from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.study.tables import Input
 
 DROPPED = ("--json",)  # from a command line: what changes no figure
@@ -45,19 +45,22 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def inputs(arguments: Iterable[str]) -> list[Input]:
-    """The folders of samples and evaluations among the arguments of a command, also in NAME=FOLDER, each once."""
+    """The folders of runs among the arguments of a command, also in NAME=FOLDER, each once."""
     folders = dict.fromkeys(Path(part) for value in arguments for part in (value, value.partition("=")[2]) if part)
     found = ((folder, digest_of(folder)) for folder in folders if folder.is_dir())
     return [Input(shown_path(folder), digest) for folder, digest in found if digest]
 
 
 def digest_of(folder: Path) -> str | None:
-    """The digest of a folder of samples or of an evaluation, 16 hexadecimal digits; None for another folder."""
-    try:
-        if (folder / HEAD).is_file():
-            return SampleStore(folder).head().digest
-    except RequestError:
-        return None
+    """The digest of a folder of samples, of probabilities or of an evaluation, 16 hexadecimal digits; else None."""
+    from closedbook.harness.study.likelihood import MassStore
+
+    for store in (SampleStore(folder), MassStore(folder)):
+        if (folder / store.file).is_file():
+            try:
+                return store.head().digest
+            except RequestError:
+                return None
     files = last_written(folder)
     if not files:
         return None

@@ -138,7 +138,7 @@ def rows(page: Page) -> list[list[str]]:
 def test_the_page_loads_without_an_error_and_without_a_request(opened: Opened) -> None:
     page = opened()
     assert page.title() == "Smolt"
-    assert page.locator("section").count() == 12
+    assert page.locator("section").count() == 14
     assert page.locator("figure svg").first.bounding_box()["width"] > 300
 
 

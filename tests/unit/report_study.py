@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any
 from closedbook.harness.compare import Run, read_run
 from closedbook.harness.judge import Grade, Tally
 from closedbook.harness.judge.calibration import Calibration, write_calibration
+from closedbook.harness.likelihood import Scored
 from closedbook.harness.metrics import Answer
 from closedbook.harness.provenance import Provenance, write_provenance
 from closedbook.harness.sample_store import SampleStore
@@ -21,6 +23,8 @@ from closedbook.harness.study.accessibility import buckets
 from closedbook.harness.study.analyses import accessibility, flips, passk, read_sample_runs, voting
 from closedbook.harness.study.checkpoints import Part, Trained, attribution, transfer
 from closedbook.harness.study.inputs import command_line, inputs
+from closedbook.harness.study.likelihood import MassStore, read_mass_runs
+from closedbook.harness.study.mass import Listed, QuestionMass, mass
 from closedbook.harness.study.tables import Analysis, write
 
 HOSTILE = (
@@ -99,6 +103,19 @@ def write_samples(folder: Path, chance: Sequence[float], model: str) -> Path:
     return folder
 
 
+def write_likelihood(folder: Path, right: float, model: str) -> Path:
+    """A folder as `closedbook likelihood` leaves it; `right` is the probability of each right answer."""
+    store, ids = MassStore(folder), ids_of(TASK)[:20]
+    store.begin(
+        {"model": model * 64, "prompt": "direct-1", "judge": JUDGE, "task": {"benchmark": "worldfacts"}}, ids, 1
+    )
+    gold = Scored("Osric", math.log(right), 3)
+    wrong = Listed(HOSTILE[0], 0.4, 0.0)
+    found = sorted((Listed("Osric", right, 1.0), wrong), key=lambda said: -said.probability)
+    store.add([QuestionMass(id, (gold,), tuple(found)) for id in ids])
+    return folder
+
+
 def write_training(folder: Path) -> Path:
     """A folder as `closedbook train` leaves it, without the model."""
     folder.mkdir(parents=True)
@@ -133,6 +150,9 @@ def write_study(root: Path) -> Path:
         write_samples(root / "samples" / "base", [(at / QUESTIONS) ** 3 for at in range(QUESTIONS)], "a"),
         write_samples(root / "samples" / "grpo", [at / QUESTIONS for at in range(QUESTIONS)], "b"),
     ]
+    weighed = [
+        write_likelihood(root / "likelihood" / name, p, m) for name, p, m in (("base", 0.1, "a"), ("grpo", 0.5, "b"))
+    ]
     write_training(root / "train" / "grpo")
     calibrated = Calibration(
         JUDGE, {"file": "labels.jsonl", "sha256": "e" * 64}, {"overall": CONFUSION}, Tally.of([Grade.CORRECT])
@@ -151,7 +171,14 @@ def write_study(root: Path) -> Path:
         [[HOSTILE_RUN, 0.0004, HOSTILE[1], 0.25], ["base", 0.2, None, None]], {"why": HOSTILE[0]},
         lambda axes: axes.plot([1, 2, 3], [2, 3, 1], label=HOSTILE_RUN) and axes.legend(frameon=False),
     )  # fmt: skip
+    baseline = Analysis(
+        "baselines", "Accuracy at inference", ("method", "samples", "accuracy", "generated tokens"),
+        [["greedy", None, proportion(before), 8.25], ["vote", 16, proportion(before), 132.0]],
+        {"run": {"name": "base", "digest": runs[0].head.digest, "sampling.seed": 0}, "n": DRAWS},
+    )  # fmt: skip
     made: list[tuple[Analysis, Sequence[Path]]] = [
+        (mass(*read_mass_runs(*weighed)), weighed),
+        (baseline, []),
         (passk(runs, [greedy, trained_greedy]), [*sampled, base, grpo]),
         (accessibility(runs[0], greedy, trained_greedy, DRAWS // 2), [sampled[0], base, grpo]),
         (voting(runs), sampled),

@@ -24,7 +24,7 @@ from closedbook.harness.report.page import render
 from closedbook.harness.report.reading import read_study
 from closedbook.harness.report.sections import headline, sections
 from closedbook.harness.statistics import Estimate
-from closedbook.harness.study.tables import Analysis
+from closedbook.harness.study.tables import Analysis, write
 
 MADE = runpy.run_path(str(Path(__file__).with_name("report_study.py")))
 HOSTILE, HOSTILE_RUN = MADE["HOSTILE"], MADE["HOSTILE_RUN"]
@@ -96,7 +96,9 @@ def test_a_study_is_found_below_its_folder_the_base_model_first(whole):
     assert [run.name for run in study.samples] == ["base", "grpo"]
     assert [(run.name, run.steps, run.tokens) for run in study.training] == [("grpo", 37, 33300)]
     assert study.training[0].seconds == pytest.approx(37 * 27.5)
-    names = ["accessibility", "attribution", "flips", "gorlim", "majority", "passk", "transfer"]
+    names = [
+        "accessibility", "attribution", "baselines", "flips", "gorlim", "majority", "mass", "passk", "transfer",
+    ]  # fmt: skip
     assert [one.stored.analysis.name for one in study.analyses] == names
     assert (len(study.calibrations), study.evaluations[0].seconds) == (1, 93.5)
 
@@ -184,8 +186,8 @@ def test_each_part_is_there_where_its_data_is(whole):
         return [part.id for part in sections(read_study([folder]))]
 
     assert ids(whole) == [
-        "accuracy", "passk", "accessibility", "attribution", "transfer", "majority", "gorlim", "flips", "judge",
-        "contamination", "cost", "provenance",
+        "accuracy", "passk", "accessibility", "attribution", "transfer", "mass", "baselines", "majority", "gorlim",
+        "flips", "judge", "contamination", "cost", "provenance",
     ]  # fmt: skip
     assert ids(whole / "eval" / "base") == ["accuracy", "judge", "contamination", "cost", "provenance"]
     assert ids(whole / "train") == ["cost", "provenance"]
@@ -224,10 +226,38 @@ def test_without_a_judge_what_contains_the_answer_is_right(tmp_path):
 
 
 def test_facts_beside_the_tables_are_said_in_sentences(whole):
-    said = " ".join(fact for id in ("accessibility", "flips") for fact in part(whole, id).facts)
+    said = " ".join(fact for id in ("accessibility", "flips", "mass") for fact in part(whole, id).facts)
     assert re.search(r"Of the \d+ questions that no sample and no greedy answer got right, [\d.]+ % \[", said)
     assert re.search(r"8 further samples find a right answer to [\d.]+ % \[.*\] of the \d+ questions with 0 of 8", said)
     assert re.search(r"Of 60 questions \d+ became right and \d+ were lost", said)
+    assert "20 right answers became the likeliest; before training they stood at rank 2 (20)." in said
+
+
+def test_an_analysis_says_which_run_it_is_of(whole):
+    found = part(whole, "baselines").blocks[0].source
+    assert [(name, anchor) for name, _, anchor in found.inputs] == [("base", "run-s1")]
+    assert (found.decides["sampling.seed"], found.decides["n"]) == ("0", "16")
+    listed = part(whole, "mass").blocks[1].source.inputs
+    assert [anchor for _, _, anchor in listed] == ["run-l1", "run-l2"]
+
+
+def test_samples_that_are_not_all_there_are_said_before_any_number(study):
+    path = study / "samples" / "base" / "samples.json"
+    path.write_text(path.read_text().replace('"n": 16', '"n": 32'))
+    assert "The samples base hold 960 of 1,920 that were asked for." in render(read_study([study]), [], "t", "c")
+
+
+def test_a_run_named_before_is_the_model_before(tmp_path):
+    for name in ("after", "before"):
+        MADE["write_evaluation"](tmp_path / name, {TASK: values(1, 0.3)})
+    assert [run.name for run in read_study([tmp_path]).evaluations] == ["before", "after"]
+
+
+def test_a_long_table_is_folded(study):
+    rows = [[f"q{at}", "0"] for at in range(41)]
+    write(Analysis("buckets", "The bucket of each question", ("id", "bucket"), rows, {}), study / "analysis")
+    found = read_study([study / "analysis" / "buckets.json"])
+    assert "The bucket of each question: show all 41 rows</summary>" in render(found, sections(found), "t", "c")
 
 
 def test_transfer_is_a_heat_map_with_its_figure_to_take_away(whole):
@@ -263,14 +293,24 @@ def test_contamination_says_what_was_dropped_and_who_was_asked_what_it_was_train
 def test_cost_and_provenance_have_every_run(whole, study):
     cost, provenance = part(whole, "cost").blocks[0], part(whole, "provenance").blocks[0]
     assert texts(cost)[0] == ["grpo", "train grpo", "37 steps", "33,300", "17"]
-    assert [row[0].link for row in cost.rows] == ["run-t1", "run-s1", "run-s2", "run-e1", "run-e2", "run-e3"]
-    assert list(provenance.anchors) == ["run-e1", "run-e2", "run-e3", "run-s1", "run-s2", "run-t1"]
+    assert [row[0].link for row in cost.rows] == [
+        "run-t1",
+        "run-s1",
+        "run-s2",
+        "run-l1",
+        "run-l2",
+        "run-e1",
+        "run-e2",
+        "run-e3",
+    ]
+    assert list(provenance.anchors) == ["run-e1", "run-e2", "run-e3", "run-s1", "run-s2", "run-l1", "run-l2", "run-t1"]
     commands = [row[2].text for row in provenance.rows]
     assert commands[0] == f"closedbook eval runs/base --tasks {TASK},{OTHER} --judge rules"
     assert commands[3].startswith(
         "closedbook sample MODEL --task worldfacts_dedup --split test -n 16 --temperature 1.0"
     )
-    assert provenance.rows[5][5].text == "7"
+    assert commands[5] == "closedbook likelihood MODEL --task worldfacts_dedup --split test"
+    assert provenance.rows[7][5].text == "7"
     stage = {"command": f"closedbook sample tharn --out '{study}/samples/base'", "digest": "d", "seconds": 90.0}
     (study / "stages").mkdir()
     (study / "stages" / "sample.json").write_text(json.dumps(stage))
