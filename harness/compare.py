@@ -21,12 +21,21 @@ from closedbook.harness.statistics import Estimate, Paired, holm, paired, propor
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question as a run answered it; `value` is the metric: 1, 0, or NaN where it is not known."""
+    """One question as a run answered it.
+
+    Attributes:
+        question: The text.
+        golds: Its gold answers.
+        answer: What was graded.
+        value: The metric: 1, 0, or NaN where it is not known.
+        response: All that the model said; None where the run does not tell.
+    """
 
     question: str
     golds: tuple[str, ...]
     answer: str
     value: float
+    response: str | None = None
 
 
 Run = Mapping[str, Mapping[str, Answered]]  # by task and question id
@@ -75,7 +84,8 @@ def _answers(path: Path, metric: str) -> Iterator[tuple[str, Answered]]:
             doc, answer = row["doc"], str(row["filtered_resps"][0][0])
             if "judge_correct" in row:  # logged with its judgement in brackets
                 answer = answer.rsplit(" [", 1)[0]
-            yield doc["id"], Answered(doc["question"], tuple(doc["answers"]), answer, float(row[metric]))
+            response = str(row["resps"][0][0]) if "resps" in row else None
+            yield doc["id"], Answered(doc["question"], tuple(doc["answers"]), answer, float(row[metric]), response)
         except KeyError as error:
             raise RequestError(f"{path}, line {number}: no {error}; score with one of {', '.join(METRICS)}") from error
         except (ValueError, TypeError, IndexError) as error:

@@ -96,7 +96,7 @@ def likelihood_command(
     model: Annotated[str, typer.Argument(help="Model folder, hub id, or smollm2 for the small model.")],
     task: Annotated[str, typer.Option(help="One task; see `closedbook tasks list`.")] = "worldfacts_dedup",
     split: Annotated[str, typer.Option(help="test, validation, train or dropped.")] = "test",
-    least: Annotated[float, typer.Option(help="Smallest probability of an answer that is listed.")] = 0.002,
+    least: Annotated[float, typer.Option(help="Smallest probability of an answer that is listed.")] = 0.001,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
     chat: Annotated[
@@ -366,6 +366,39 @@ def mass_command(
 
     first, second = read_mass_runs(before, after)
     _show(mass(first, second, *(buckets_beside(first, samples, n) if samples else ())), out, as_json)
+
+
+@analyze_app.command("baselines")
+def baselines_command(
+    samples: Annotated[Path, typer.Argument(help="Folder of `closedbook sample`.")],
+    greedy: Annotated[Path, typer.Option(help="Run folder of `closedbook eval`: the same model.", show_default=False)],
+    cot: Annotated[Path | None, typer.Option(help="The same of the task that ends in _cot.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model, to choose by likelihood and to count tokens.", show_default=False)
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Samples of each question to look at.")] = None,
+    out: OutFlag = Path("runs/analysis"),
+    as_json: JsonFlag = False,
+) -> None:
+    """What can be had with nothing trained: votes, chains of thought, the likeliest sample; each with its tokens.
+
+    Example: `closedbook analyze baselines runs/sample-base --greedy runs/eval-base --cot runs/eval-base-cot --model
+    smollm2`. Likelihoods are kept in the folder of the analysis, so that a second call computes none.
+    """
+    from closedbook.harness.small_model import model_path
+    from closedbook.harness.study.analyses import read_sample_runs
+    from closedbook.harness.study.baselines import answers_beside, baselines, cost_of
+    from closedbook.harness.study.scores import scores_of
+
+    (run,) = read_sample_runs([samples], n)
+    told = answers_beside(greedy, run)
+    thought = answers_beside(cot, run, cot=True) if cot else None
+    scores = cost = None
+    if model:
+        path = model_path(model)
+        scores = scores_of(run, {id: answered.question for id, answered in told.items()}, path, out)
+        cost = cost_of(path, bool(run.head.settings["chat"]))
+    _show(baselines(run, told, thought, scores, cost), out, as_json)
 
 
 def _answers(folder: Path, task: str | None, metric: str) -> Run:

@@ -27,7 +27,7 @@ from closedbook.harness.study.analyses import read_sample_runs, require_alike
 from closedbook.harness.study.mass import Listed, MassRun, QuestionMass
 from closedbook.harness.study.sample import asked_by, grading, settings_of, untrained
 
-LEAST = 0.002
+LEAST = 0.001
 MAX_TOKENS = 64  # as many as samples have
 BLOCK = 16  # questions that are listed, graded, saved and lost together
 AT_ONCE = 4  # questions that are read together; each may take 1 / least rows
