@@ -95,7 +95,7 @@ SMOKE = {
     "samples": {"n": 4, "more": 4, "limit": 16, "max_new_tokens": 12},
     "likelihood": 4,
 }
-SMOKE_OVERRIDES = ("max_steps=1", "validation={every: null, limit: 4}")
+SMOKE_OVERRIDES = ("max_steps=1", "questions=2", "validation={every: null, limit: 4}")
 
 
 def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) -> Study:
@@ -228,7 +228,7 @@ class _Model:
             yield from self.attributed(benchmark, study.attribution)
         cot = ["--cot", str(self.at("eval", "base-cot"))] if study.cot else []
         yield self.analysis(
-            "baselines", benchmark, [both[0], "--greedy", str(self.at("eval", BASE)), *cot, "--model", self.model],
+            "baselines", benchmark, [both[0], "--greedy", str(self.at("eval", BASE)), *cot, "--model", self.model, *buckets],
             (sampled[0], *self.evals(BASE, *(["base-cot"] if study.cot else []))),
         )  # fmt: skip
         if study.likelihood:
@@ -236,7 +236,7 @@ class _Model:
             yield from listed
             folders = [str(self.at("likelihood", name)) for name in (before, after)]
             names = tuple(stage.name for stage in listed)
-            yield self.analysis("mass", benchmark, [*folders, "--samples", both[0]], (sampled[0], *names))
+            yield self.analysis("mass", benchmark, [*folders, "--samples", both[0], *buckets], (sampled[0], *names))
 
     def listed(self, benchmark: str, before: str, after: str) -> Iterator[Stage]:
         """The likeliest answers, before and after."""

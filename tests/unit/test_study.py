@@ -94,7 +94,7 @@ def test_an_analysis_comes_after_all_that_it_reads() -> None:
 def test_a_smoke_has_every_stage_with_little_work() -> None:
     whole, smoke = graph(), graph(smoke=True)
     assert whole.stages.keys() == smoke.stages.keys()
-    assert smoke.stages["smollm2/train/worldfacts/grpo"].work == "1 steps, 40 rollouts"
+    assert smoke.stages["smollm2/train/worldfacts/grpo"].work == "1 steps, 10 rollouts"
     assert smoke.stages["smollm2/samples/worldfacts/base"].work == "8 questions x 8 = 64 samples"
 
 
@@ -110,7 +110,7 @@ def test_a_paid_judge_is_counted_before_it_is_asked() -> None:
     of = graph("judge={kind: openai, model: osric}")
     rows = {row["stage"]: row["judge calls"] for row in describe(of, list(of.stages))}
     assert rows["smollm2/eval/base"] == 464
-    assert rows["smollm2/samples/worldfacts/base"] == 214 * 256
+    assert rows["smollm2/samples/worldfacts/base"] == 214 * 128
     assert rows["smollm2/train/worldfacts/grpo"] >= 1480
     assert not any(row["judge calls"] for row in describe(graph(), list(graph().stages)))
 
