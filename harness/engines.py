@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 EngineName = Literal["hf", "vllm", "openai"]
 LONGEST_PROMPT = 1024  # tokens; the tasks' prompts have about a tenth
 RETRIES = 4  # further tries of a call to a server
+# Stated, or a server draws with what the model brings: `vllm serve` takes top_k, min_p and penalties from its files.
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 def engine_identity(model: str, style: Style, chat: bool, sampling: Sampling, **own: str) -> dict[str, Any]:
@@ -154,12 +156,15 @@ def _vllm(path: str, max_new_tokens: int, memory_share: float) -> tuple[Any, Pre
 class ServerEngine:
     """A server with OpenAI's interface, `vllm serve` among them; a sample is a call.
 
+    Settings that are no part of that interface, such as a top_k of none, are stated too; a server that refuses them is
+    asked without.
+
     Args:
         url: Its address, such as http://127.0.0.1:8000/v1.
         model: The model's name there.
         style: Of the prompt.
         chat: False to send plain text to /completions, for a base model; else chat messages.
-        sampling: How samples are drawn. A server that knows no `top_k` is not sent one of 0.
+        sampling: How samples are drawn.
         concurrency: Calls under way at once.
     """
 
@@ -174,6 +179,7 @@ class ServerEngine:
     ) -> None:
         self.url, self.model, self.style, self.chat, self.sampling = url, model, style, chat, sampling
         self.concurrency, self.at_once = concurrency, 4 * concurrency
+        self._stated: Mapping[str, float] = NEUTRAL
         self.identity: Mapping[str, Any] = engine_identity(model, style, chat, sampling, engine="server", server=url)
 
     def sample(self, questions: Sequence[Question], n: int, first: int) -> list[list[str]]:
@@ -209,7 +215,8 @@ class ServerEngine:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _ask(self, client: AsyncOpenAI, question: Question, number: int) -> str:
+    async def _complete(self, client: AsyncOpenAI, question: Question, number: int) -> Any:
+        """The server's reply, asked without what it refuses to know."""
         import openai
 
         s = self.sampling
@@ -226,9 +233,19 @@ class ServerEngine:
         asked: dict[str, Any] = {"prompt": prompt}
         if self.chat:
             path, asked = "/chat/completions", {"messages": messages(question.question, self.style)}
+        try:
+            return await client.post(path, cast_to=object, body={**self._stated, **body, **asked})
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
+            reply: Any = await client.post(path, cast_to=object, body=body | asked)
+            self._stated = {}  # it was refused for these
+            return reply
+
+    async def _ask(self, client: AsyncOpenAI, question: Question, number: int) -> str:
+        import openai
+
         where = f"model {self.model!r} at {self.url}"
         try:
-            reply: Any = await client.post(path, cast_to=object, body=body | asked)
+            reply = await self._complete(client, question, number)
             choice = reply["choices"][0]
             return str((choice["message"]["content"] if self.chat else choice["text"]) or "")
         except openai.APIStatusError as error:

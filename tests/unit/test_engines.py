@@ -1,0 +1,50 @@
+"""The engines behind `closedbook sample`: what a server is asked, and what with when it knows less than vLLM."""
+
+import pytest
+
+from closedbook.harness.engines import NEUTRAL, ServerEngine
+from closedbook.harness.errors import RequestError
+from closedbook.harness.questions import make_question
+from closedbook.harness.sampling import STOP, Sampling
+from closedbook.harness.testing import JudgeServer
+
+QUESTIONS = [make_question("nq", f"where is {place}", ["Gorlim"]) for place in ("tharn", "smolt")]
+OPENAIS = {"model", "messages", "temperature", "top_p", "max_tokens", "stop", "seed"}
+
+
+def drawn(server, sampling=Sampling(), n=2):  # noqa: B008 it is frozen
+    return ServerEngine(server.url, "osric", "direct", True, sampling).sample(QUESTIONS, n, 0)
+
+
+def only_openais(request):
+    """A server that refuses whatever is no part of OpenAI's interface."""
+    return 400 if request.keys() - OPENAIS else "Gorlim"
+
+
+def test_a_server_is_told_to_draw_from_the_models_own_distribution():
+    with JudgeServer(lambda prompt: "Gorlim") as server:
+        assert drawn(server) == [["Gorlim"] * 2] * 2
+    for body in server.requests:
+        assert body.items() >= NEUTRAL.items()
+        assert (body["temperature"], body["top_p"], body["stop"]) == (1.0, 1.0, [STOP])
+    assert len({body["seed"] for body in server.requests}) == 4
+
+
+def test_what_is_asked_for_is_stated_and_not_the_neutral_value():
+    with JudgeServer(lambda prompt: "Gorlim") as server:
+        drawn(server, Sampling(top_k=5, top_p=0.5))
+    assert {(body["top_k"], body["top_p"]) for body in server.requests} == {(5, 0.5)}
+
+
+def test_a_server_that_knows_less_is_asked_without():
+    with JudgeServer(reply_to_request=only_openais) as server:
+        assert drawn(server, n=8) == [["Gorlim"] * 8] * 2
+        asked = len(server.requests)
+        engine = ServerEngine(server.url, "osric", "direct", True, Sampling(), concurrency=1)
+        assert engine.sample(QUESTIONS, 8, 0) == [["Gorlim"] * 8] * 2
+    assert len(server.requests) - asked == 17  # one call was refused, and no further one makes the mistake
+
+
+def test_a_top_k_that_a_server_refuses_is_not_left_out():
+    with JudgeServer(reply_to_request=only_openais) as server, pytest.raises(RequestError, match="refused a call: 400"):
+        drawn(server, Sampling(top_k=5))
