@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from closedbook.harness.errors import RequestError
+from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.metrics import METRICS
 from closedbook.harness.statistics import Estimate, Paired, holm, paired, proportion
 
@@ -78,7 +78,11 @@ def read_run(folder: Path, metric: str = "judge_correct") -> Run:
 
 
 def _answers(path: Path, metric: str) -> Iterator[tuple[str, Answered]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}: {one_line(error)}; score the model again") from error
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):  # an answer may hold other line ends
         try:
             row: dict[str, Any] = json.loads(line)
             doc, answer = row["doc"], str(row["filtered_resps"][0][0])

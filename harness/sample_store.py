@@ -128,7 +128,7 @@ class RecordStore:
         for path in self._parts():
             try:
                 yield from pq.read_table(path, columns=list(columns)).to_pylist()
-            except (OSError, pa.ArrowException, KeyError) as error:
+            except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
                 raise RequestError(
                     f"cannot read {path}: {one_line(error)}; remove it, and the same `{self.command}` draws what it "
                     "held"

@@ -108,7 +108,7 @@ def glance(parts: Sequence[Section]) -> list[Tile]:
         for block in part.blocks:
             if part.id == "accuracy" and isinstance(block, Table):
                 tiles += _largest(block)
-    return tiles[:4]
+    return tiles[:6]
 
 
 def _largest(block: Table) -> list[Tile]:
@@ -124,7 +124,8 @@ def _largest(block: Table) -> list[Tile]:
             best = max(changed, key=lambda row: _number(row[at["difference"]]))
             change, before, after = best[at["difference"]], rows[0][at["accuracy"]], best[at["accuracy"]]
             more = f"{change.text} points {change.interval} beside {rows[0][at['run']].text}"
-            what = f"{task}: {best[at['run']].text}"
+            of = block.caption.partition(": ")[2]
+            what = f"{task}: {best[at['run']].text}{f' ({of})' if of else ''}"
             tiles.append(Tile(what, f"{before.text} \N{RIGHTWARDS ARROW} {after.text} %", more, block.id))
     return tiles
 

@@ -64,6 +64,7 @@ class Evaluated:
         figures: By task or group and metric.
         digest: Of its answers.
         seconds: That it took, where lm-eval says so.
+        manifests: Digest of the manifest of each task, where lm-eval's results have it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Evaluated:
     figures: Mapping[str, Mapping[str, Estimate]]
     digest: str
     seconds: float | None
+    manifests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,17 +285,19 @@ def read_evaluation(name: str, folder: Path) -> Evaluated:
     if digest is None:
         raise RequestError(f"{folder} holds no answers (samples_*.jsonl); {advice}")
     results = sorted(folder.rglob("results_*.json"), key=lambda path: path.name)
-    return Evaluated(name, folder, described, figures, digest, _seconds(results[-1]) if results else None)
+    seconds, manifests = _results(results[-1]) if results else (None, {})
+    return Evaluated(name, folder, described, figures, digest, seconds, manifests)
 
 
-def _seconds(path: Path) -> float | None:
+def _results(path: Path) -> tuple[float | None, dict[str, str]]:
+    """How long lm-eval took, and the manifest of each task, as far as its results say."""
     try:
-        seconds = float(json.loads(path.read_bytes())["total_evaluation_time_seconds"])
-    except (OSError, ValueError, RecursionError) as error:
+        found = json.loads(path.read_bytes())
+        seconds = float(found.get("total_evaluation_time_seconds", "nan"))
+        stated = {task: of["metadata"]["closedbook"]["manifest"] for task, of in found.get("configs", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RequestError(f"cannot read {path}: {one_line(error)}; restore it, or evaluate again") from error
-    except (KeyError, TypeError):
-        return None
-    return seconds if math.isfinite(seconds) else None
+    return seconds if math.isfinite(seconds) else None, {task: str(digest) for task, digest in stated.items()}
 
 
 def _read_samples(name: str, folder: Path) -> Sampled:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from closedbook.harness.evaluate import LOCAL_BACKENDS
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.report.blocks import Section, Source, clean, said, table
 from closedbook.harness.report.reading import Evaluated, Listed, Sampled, Stage, Study
@@ -21,6 +22,7 @@ from closedbook.harness.sources import benchmarks
 from closedbook.harness.study.inputs import command_line, last_written, shown_path
 from closedbook.harness.study.tables import Analysis, Cell
 
+NOT_SHOWN = ("pretrained", "model", "device", "base_url")  # arguments of a backend that a command need not repeat
 SCORES = {
     "judge_correct": "judged right", "corrected": "corrected", "contains": "contains", "exact_match": "exact match",
     "not_attempted": "not attempted", "judge_failed": "judge failed",
@@ -101,6 +103,10 @@ def contamination(study: Study) -> Section | None:
                          "yes" if run.described.allow_contaminated else "no"])  # fmt: skip
             if seen:
                 warnings.append(f"{run.name} was asked {seen} questions of {task} that it was trained on.")
+        for task, digest in run.manifests.items():
+            name = task.partition("_")[0]
+            if name in benchmarks() and digest != read_manifest(name).digest:
+                warnings.append(f"{run.name} was asked {task} by another manifest than the one that is counted here.")
     unknown = [run.name for run in study.evaluations if not any(run.described.checkpoint.values())]
     if unknown:
         facts.append(
@@ -231,7 +237,7 @@ def provenance(study: Study) -> Section | None:
     anchors: list[str] = []
     for at, run in enumerate(study.evaluations, 1):
         command = _command(study, run.folder) or _eval_command(run)
-        rows.append([run.name, "evaluation", command, run.described.identity[:16], run.digest, None,
+        rows.append([run.name, "evaluation", command, _checkpoint(run), run.digest, None,
                      _versions(run.described.versions)])  # fmt: skip
         anchors.append(f"run-e{at}")
     for at, drawn in enumerate(study.samples, 1):
@@ -271,12 +277,18 @@ def _command(study: Study, folder: Path) -> str | None:
     return command_line(shlex.split(stage.command)[1:]) if stage else None
 
 
+def _checkpoint(run: Evaluated) -> str:
+    """The identity of the model that was asked; its name where only a server has it."""
+    of = run.described
+    return of.identity[:16] if of.backend in LOCAL_BACKENDS else of.model
+
+
 def _eval_command(run: Evaluated) -> str:
     """The command line of an evaluation, as far as its folder tells."""
     of = run.described
     words = ["eval", of.model, "--tasks", ",".join(of.tasks)]
     words += ["--backend", of.backend] if of.backend != "hf" else []
-    own = {name: value for name, value in of.arguments.items() if name not in ("pretrained", "model", "device")}
+    own = {name: value for name, value in of.arguments.items() if name not in NOT_SHOWN}
     words += ["--model-args", ",".join(f"{name}={value}" for name, value in own.items())] if own else []
     words += ["--split", of.split] if of.split != "test" else []
     words += ["--limit", str(of.limit)] if of.limit else []

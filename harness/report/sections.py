@@ -266,12 +266,14 @@ def _facts(analysis: Analysis) -> Iterator[str]:
             f"Of the {repaired.n:,} questions that no sample and no greedy answer got right, {_per_cent(repaired)} are "
             "right after training."
         )
-    if isinstance(again, Mapping) and (found := _stated(again.get("found"))) and found.n:
-        yield (
-            f"Never seen is not absent: {again.get('more')} further samples find a right answer to {_per_cent(found)} "
-            f"of the {found.n:,} questions with 0 of {n}. A fact that is said once in {again.get('more')} times has a "
-            f"chance of {100 * float(again.get('missed_if_rare', 0)):.0f} % to be in none of {n}."
-        )
+    if isinstance(again, Mapping) and isinstance(missed := again.get("missed_if_rare"), float):
+        more, found = again.get("more"), _stated(again.get("found"))
+        if found and found.n:
+            yield (
+                f"Never seen is not absent: {more} further samples find a right answer to {_per_cent(found)} of the "
+                f"{found.n:,} questions with 0 of {n}. A fact that is said once in {more} times has a chance of "
+                f"{100 * missed:.0f} % to be in none of {n}."
+            )
     if analysis.name == "flips" and {"questions", "gained", "lost"} <= made.keys():
         yield f"Of {made['questions']} questions {made['gained']} became right and {made['lost']} were lost."
 
@@ -289,9 +291,12 @@ def _facts(analysis: Analysis) -> Iterator[str]:
 
 def _stated(value: object) -> Estimate | None:
     """An estimate as an analysis states it beside its table."""
-    if isinstance(value, Mapping) and {"value", "low", "high", "n"} <= value.keys() and value["value"] is not None:
-        return Estimate(value["value"], value["low"], value["high"], value["n"])
-    return None
+    if not isinstance(value, Mapping) or not isinstance(value.get("value"), int | float):
+        return None
+    low, high, n = value.get("low"), value.get("high"), value.get("n")
+    if not all(isinstance(end, int | float | None) for end in (low, high)) or not isinstance(n, int):
+        return None
+    return Estimate(value["value"], low, high, n)
 
 
 def _per_cent(estimate: Estimate) -> str:

@@ -29,7 +29,7 @@ def shown_path(path: Path | str) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command line as it can be given again: quoted, without machine paths and what changes no figure.
+    """A command line as it can be given again: quoted, without machine paths, addresses and what changes no figure.
 
     >>> command_line(["analyze", "majority", "runs/a b", "--out", "x", "--json", "-n", "8"])
     "closedbook analyze majority 'runs/a b' -n 8"
@@ -40,8 +40,13 @@ def command_line(arguments: Sequence[str]) -> str:
             next(values, None)
         elif value not in DROPPED and not value.startswith(tuple(f"{name}=" for name in DROPPED_WITH_VALUE)):
             name, equals, rest = value.partition("=")
-            kept.append(f"{name}={shown_path(rest)}" if equals and rest.startswith("/") else shown_path(value))
+            kept.append(f"{name}={_shown(rest)}" if equals and rest.startswith(("/", "http")) else _shown(value))
     return shlex.join(kept)
+
+
+def _shown(value: str) -> str:
+    """A word of a command without what is nobody's business: machine paths, and the address of a server."""
+    return "URL" if value.startswith(("http://", "https://")) else shown_path(value)
 
 
 def inputs(arguments: Iterable[str]) -> list[Input]:

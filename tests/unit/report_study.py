@@ -32,7 +32,8 @@ HOSTILE = (
     '"><img src=x onerror="window.hacked=1">',
     "</script></style></textarea><script>window.hacked=1</script>",
     "{{ 7*7 }} {% include '/etc/passwd' %} ${7*7}",
-    "=HYPERLINK(\"http://tharn.example\",\"x\")\nsecond | line \\ `code` \x00\x1b[31m \ud800 \u202egnirts",
+    "=HYPERLINK(\"http://tharn.example\",\"x\")\nsecond | line \\ `code` \x00\x1b[31m \ud800",
+    "line\u2028ends\x85of\x1call\u202egnirts",
     "gorlim" * 200,
 )  # fmt: skip
 HOSTILE_RUN = '"><img src=x onerror=window.hacked=1> $a$'
@@ -75,7 +76,9 @@ def write_evaluation(
         ]
         path = folder / "model" / f"samples_{task}_2026-01-01T00-00-00.0.jsonl"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        # lm-eval writes letters as they are
+        lines = [json.dumps(row, ensure_ascii="\\ud800" in json.dumps(row)) for row in rows]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
         names = ("exact_match", "contains", "judge_correct", "judge_failed")
         figures[task] = {name: proportion(row[name] for row in rows) for name in names}  # type: ignore[misc]
         figures[task]["corrected"] = corrected(figures[task]["judge_correct"], CONFUSION)

@@ -136,6 +136,7 @@ DAMAGED = {
     "eval/base/figures.json": (lambda text: text.replace('"n": 60', '"n": "many"'), r"figures\.json: .*n: Input"),
     "eval/base/model/results_2026-01-01T00-00-00.0.json": (lambda text: text[:5], r"results_.*\.json"),
     "samples/base/samples.json": (lambda text: text[:40], r"samples\.json"),
+    "eval/grpo/model/samples_worldfacts_dedup_2026-01-01T00-00-00.0.jsonl": (b"\xff", r"cannot read .*samples_.*jsonl"),
     "train/grpo/provenance.json": (lambda text: text.replace('"seed": 7', '"seed": "x"'), r"provenance\.json.*seed"),
     "train/grpo/log.jsonl": (lambda text: text.replace('"step": 3,', '"step": "x",'), r"log\.jsonl, line 3"),
     "analysis/passk.json": (lambda text: text[:40], r"passk\.json"),
@@ -150,7 +151,10 @@ def test_a_damaged_file_is_refused_by_its_name_in_one_line(study, name):
     damage, said = DAMAGED[name]
     path = study / name
     whole = path.read_bytes()
-    path.write_bytes(damage(whole.decode()).encode() if damage else whole[:-30])
+    if isinstance(damage, bytes):
+        path.write_bytes(whole[:2000] + damage + whole[2001:])
+    else:
+        path.write_bytes(damage(whole.decode()).encode() if damage else whole[:-30])
     with pytest.raises(RequestError, match=said) as refused:
         sections(read_study([study]))
     assert "\n" not in str(refused.value)
@@ -288,6 +292,26 @@ def test_contamination_says_what_was_dropped_and_who_was_asked_what_it_was_train
     found = part(study, "contamination")
     assert f"grpo was asked 5 questions of {TASK} that it was trained on." in found.warnings
     assert "Questions that were trained on were allowed in: grpo." in found.facts
+
+
+def test_a_manifest_that_has_changed_since_is_said(study):
+    path = next((study / "eval" / "base" / "model").glob("results_*.json"))
+    stated = {"configs": {TASK: {"metadata": {"closedbook": {"manifest": "old"}}}}}
+    path.write_text(json.dumps(stated))
+    said = f"base was asked {TASK} by another manifest than the one that is counted here."
+    assert part(study, "contamination").warnings == [said]
+    assert read_study([study]).evaluations[0].seconds is None
+
+
+def test_the_address_of_a_server_is_on_no_page(tmp_path):
+    url = "http://gorlim:8000/v1"
+    MADE["write_evaluation"](
+        tmp_path / "base", {TASK: values(1, 0.3)}, model="smolt", identity=f"smolt@{url}",
+        backend="local-chat-completions", arguments={"model": "smolt", "base_url": url, "num_concurrent": 4},
+    )  # fmt: skip
+    cells = texts(part(tmp_path, "provenance").blocks[0])[0]
+    wanted = f"closedbook eval smolt --tasks {TASK} --backend local-chat-completions --model-args num_concurrent=4"
+    assert cells[2:4] == [f"{wanted} --judge rules", "smolt"]
 
 
 def test_cost_and_provenance_have_every_run(whole, study):

@@ -115,6 +115,10 @@ def test_a_command_line_can_be_given_again_and_names_no_machine_path(tmp_path, m
     words = ["analyze", "flips", str(tmp_path / "a b"), "/gorlim/runs/c", "--out=x", "--out", "y", "--json", "-n", "8"]
     assert command_line(words) == "closedbook analyze flips 'a b' runs/c -n 8"
     assert command_line(["--trained", "popqa=/gorlim/runs/c"]) == "closedbook --trained popqa=runs/c"
+    assert (
+        command_line(["eval", "--judge-url", "http://gorlim/v1", "a=https://x"])
+        == "closedbook eval --judge-url URL a=URL"
+    )
     assert shown_path("runs/../a") == "runs/../a"
 
 
