@@ -227,10 +227,9 @@ class _Model:
         if study.attribution:
             yield from self.attributed(benchmark, study.attribution)
         cot = ["--cot", str(self.at("eval", "base-cot"))] if study.cot else []
-        yield self.analysis(
-            "baselines", benchmark, [both[0], "--greedy", str(self.at("eval", BASE)), *cot, "--model", self.model, *buckets],
-            (sampled[0], *self.evals(BASE, *(["base-cot"] if study.cot else []))),
-        )  # fmt: skip
+        free = [both[0], "--greedy", str(self.at("eval", BASE)), *cot, "--model", self.model, *buckets]
+        asked = [BASE, "base-cot"] if study.cot else [BASE]
+        yield self.analysis("baselines", benchmark, free, (sampled[0], *self.evals(*asked)))
         if study.likelihood:
             listed = list(self.listed(benchmark, before, after))
             yield from listed
