@@ -89,6 +89,10 @@ def _answers(path: Path, metric: str) -> Iterator[tuple[str, Answered]]:
             if "judge_correct" in row:  # logged with its judgement in brackets
                 answer = answer.rsplit(" [", 1)[0]
             response = str(row["resps"][0][0]) if "resps" in row else None
+            if not all(isinstance(said, str) for said in (doc["id"], doc["question"], *doc["answers"])):
+                raise TypeError("its question or answers are no texts")
+            if row[metric] not in (0, 1) and not math.isnan(row[metric]):
+                raise ValueError(f"{metric} is neither 0 nor 1")
             yield doc["id"], Answered(doc["question"], tuple(doc["answers"]), answer, float(row[metric]), response)
         except KeyError as error:
             raise RequestError(f"{path}, line {number}: no {error}; score with one of {', '.join(METRICS)}") from error

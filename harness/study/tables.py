@@ -223,7 +223,7 @@ def _read_rows(path: Path, columns: Sequence[str]) -> list[list[Cell]]:
             ]
             for row in table.to_pylist()
         ]
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {one_line(error)}; {AGAIN}") from error
 
 

@@ -131,7 +131,7 @@ def test_a_run_that_has_not_ended_is_named_and_left_out(study):
     assert "eval/grpo has not ended" in render(found, [], "t", "c")
 
 
-DAMAGED = {
+DAMAGED: dict[str, tuple[Any, str]] = {
     "eval/base/run.json": (lambda text: text[:40], r"run\.json: Invalid JSON"),
     "eval/base/figures.json": (lambda text: text.replace('"n": 60', '"n": "many"'), r"figures\.json: .*n: Input"),
     "eval/base/model/results_2026-01-01T00-00-00.0.json": (lambda text: text[:5], r"results_.*\.json"),
@@ -144,6 +144,16 @@ DAMAGED = {
     "samples/grpo/000000.parquet": (None, r"000000\.parquet"),
     "analysis/passk.svg": (lambda text: text[:400], r"passk\.svg"),
 }
+
+
+@pytest.mark.parametrize(
+    "change", [('"judge_correct": 1.0', '"judge_correct": 0.4'), ('["Osric Tharn"', '[{"a": 1}'), ('"wo0009"', "9")]
+)
+def test_a_row_that_lm_eval_did_not_write_is_refused_by_its_line(study, change):
+    path = next((study / "eval" / "grpo" / "model").glob("samples_worldfacts*"))
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(RequestError, match=r"samples_.*, line \d+: not a sample of lm-eval"):
+        sections(read_study([study]))
 
 
 @pytest.mark.parametrize("name", DAMAGED)
