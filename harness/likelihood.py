@@ -144,7 +144,8 @@ class Likelihood:
             cache, mask, feed = self._read(prompts)
             for _ in range(max_tokens + 1):
                 mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
-                complete, longer = self._grown(prefixes, self._following(cache, mask, feed)[:, 0], math.log(least))
+                following = self._forward(cache, mask, feed)[:, 0].float().log_softmax(-1)
+                complete, longer = self._grown(prefixes, following, math.log(least))
                 for answer in complete:
                     if len(answer.tokens) <= max_tokens:
                         found[answer.owner].append(self._complete(answer))
@@ -225,7 +226,10 @@ class Likelihood:
         return cache, mask, tokens[:, -1:]
 
     def _forward(self, cache: Cache, mask: torch.Tensor, tokens: torch.Tensor, **options: Any) -> torch.Tensor:
-        """Logits after some more tokens, which join the cache; the mask is of what is in it and of these tokens."""
+        """Logits after each of some more tokens, which join the cache, of shape (rows, tokens, vocabulary).
+
+        The mask is of what is in the cache and of these tokens.
+        """
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         read = self.model(
             input_ids=tokens,
@@ -237,10 +241,6 @@ class Likelihood:
         )
         logits: torch.Tensor = read.logits
         return logits
-
-    def _following(self, cache: Cache, mask: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of what follows each token, of shape (rows, tokens, vocabulary), in float32."""
-        return self._forward(cache, mask, tokens).float().log_softmax(-1)
 
     def _score(
         self,
@@ -258,17 +258,19 @@ class Likelihood:
         lengths = torch.tensor([len(answer) for answer in answers], device=device)
         cache.reorder_cache(rows)
         pads = [[self.sampler._pad] * (width - len(answer)) for answer in answers]
-        whole = [[*answer, *pad] for answer, pad in zip(answers, pads, strict=True)]
-        padded = torch.tensor(whole, dtype=torch.long, device=device)
+        tokens = [[*answer, *pad] for answer, pad in zip(answers, pads, strict=True)]
+        padded = torch.tensor(tokens, dtype=torch.long, device=device)
         at = torch.arange(width + 1, device=device)
         mask = torch.cat([mask[rows], (at <= lengths[:, None]).long()], dim=1)
-        following = self._following(cache, mask, torch.cat([last[rows], padded], dim=1))
-        said = following[:, :-1].gather(-1, padded[..., None])[..., 0].double()
+        logits = self._forward(cache, mask, torch.cat([last[rows], padded], dim=1)).float()
+        whole = logits.logsumexp(-1)  # a log-softmax of all would take as much memory again
+        said = (logits[:, :-1].gather(-1, padded[..., None])[..., 0] - whole[:, :-1]).double()
         said = said.masked_fill(at[:-1] >= lengths[:, None], 0.0).sum(-1)
         begun = torch.tensor([bool(self._text(answer).strip()) for answer in answers], device=device)[:, None]
         ends = torch.where(begun, self._kinds.ends, self._kinds.stops)
-        closing = following[torch.arange(len(answers), device=device), lengths]
-        scores: list[float] = (said + closing.masked_fill(~ends, -math.inf).logsumexp(-1).double()).tolist()
+        at_end = torch.arange(len(answers), device=device), lengths
+        closing = logits[at_end].masked_fill(~ends, -math.inf).logsumexp(-1) - whole[at_end]
+        scores: list[float] = (said + closing.double()).tolist()
         return scores
 
     @cached_property

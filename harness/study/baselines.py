@@ -148,7 +148,7 @@ def baselines(
     adjusted = iter(holm([test.p for test in tests if test]))
     rows: list[list[Any]] = [
         [method.name, method.k, _mean(method.values, groups), *_beside(base, method.values, groups, test),
-         next(adjusted) if test else None, method.prompt, method.said]
+         next(adjusted) if test else None, _rounded(method.prompt), _rounded(method.said)]
         for method, test in zip(methods, [None, *tests], strict=True)
     ]  # fmt: skip
     rows[0][3:5] = [None, None]
@@ -161,6 +161,10 @@ def baselines(
     )  # fmt: skip
     made = {"run": {"name": run.name, "digest": run.head.digest, **flat(run.head.settings)}, "n": n}
     return Analysis("baselines", "Accuracy at inference, with nothing trained", columns, rows, made, plot)
+
+
+def _rounded(tokens: float | None) -> float | None:
+    return None if tokens is None else round(tokens, 1)
 
 
 def _sizes(n: int) -> list[int]:

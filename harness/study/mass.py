@@ -172,9 +172,9 @@ def mass(before: MassRun, after: MassRun, of: Mapping[str, str] | None = None, n
         axes.legend(frameon=False)
 
     columns = (
-        "bucket", "questions", "right before", "right after", "difference", "unknown before", "unknown after",
-        "gold log-prob before", "gold log-prob after", "first before", "first after", "became first",
-        "of these listed before",
+        "bucket", "questions", "right before, at least", "right after, at least", "difference of these",
+        "not known before", "not known after", "gold log-prob before", "gold log-prob after", "first before",
+        "first after", "became first", "of these listed before",
     )  # fmt: skip
     title = "Probability of right answers before and after"
     return Analysis("mass", title, columns, rows, made, plot)

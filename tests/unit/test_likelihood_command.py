@@ -215,9 +215,9 @@ def test_what_became_first_is_told_with_where_it_stood_before(stored):
     rows: list[dict[str, Any]] = plain_rows(table)
     (row,) = rows
     assert row["bucket"] == "all"
-    assert row["right before"] == pytest.approx(0.45)
-    assert row["right after"] == pytest.approx((0.7 + 0.6 + 0.95 + 0.1) / 4)
-    assert row["difference"] == pytest.approx(row["right after"] - row["right before"])
+    assert row["right before, at least"] == pytest.approx(0.45)
+    assert row["right after, at least"] == pytest.approx((0.7 + 0.6 + 0.95 + 0.1) / 4)
+    assert row["difference of these"] == pytest.approx(row["right after, at least"] - row["right before, at least"])
     assert (row["first before"], row["first after"], row["became first"]) == (0.5, 0.75, 2)
     assert row["of these listed before"] == 0.5
     assert table.made_from["became_first"] == {"questions": 2, "rank_before": {"2": 1, "not listed": 1}}
@@ -230,14 +230,14 @@ def test_buckets_of_samples_part_the_questions(stored, sampled):
     assert of == {"q1": "2-3", "q2": "0", "q3": "4", "q4": "4"}
     rows: list[dict[str, Any]] = plain_rows(mass(before, after, of, names))
     assert {row["bucket"]: row["questions"] for row in rows} == {"0": 1, "1": 0, "2-3": 1, "4": 2, "all": 4}
-    assert rows[1]["right before"] is None
+    assert rows[1]["right before, at least"] is None
     assert sum(row["became first"] for row in rows[:-1]) == rows[-1]["became first"]
 
 
 def test_questions_with_one_gold_answer_are_drawn_together(stored):
     """All four ask for Osric, so that the bootstrap knows nothing of the uncertainty."""
     (row,) = plain_rows(mass(*read_mass_runs(stored("before"), stored("after", AFTER))))
-    assert [row[f"difference_{part}"] for part in ("low", "high", "n")] == [None, None, 4]
+    assert [row[f"difference of these_{part}"] for part in ("low", "high", "n")] == [None, None, 4]
 
 
 OTHERS = [
