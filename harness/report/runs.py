@@ -110,7 +110,7 @@ def contamination(study: Study) -> Section | None:
     unknown = [run.name for run in study.evaluations if not any(run.described.checkpoint.values())]
     if unknown:
         facts.append(
-            f"Nothing is known of what these were trained on, so nothing could be checked: {_listed(unknown)}."
+            f"No record says what these have seen, so nothing could be checked: {_listed(unknown)}."
         )
     allowed = [run.name for run in study.evaluations if run.described.allow_contaminated]
     facts.append(
