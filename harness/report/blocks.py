@@ -176,9 +176,10 @@ def cleaned(analysis: Analysis) -> Analysis:
     return Analysis(clean(analysis.name), clean(analysis.title), columns, rows, analysis.made_from)
 
 
-def without(analysis: Analysis, columns: Sequence[str]) -> Analysis:
-    """The same without some columns."""
-    kept = [at for at, name in enumerate(analysis.columns) if name not in columns]
+def without_texts(analysis: Analysis, columns: Sequence[str]) -> Analysis:
+    """The same without those of some columns that hold texts."""
+    texts = {at for row in analysis.rows for at, cell in enumerate(row) if isinstance(cell, str)}
+    kept = [at for at, name in enumerate(analysis.columns) if name not in columns or at not in texts]
     rows = [[row[at] for at in kept] for row in analysis.rows]
     names = tuple(analysis.columns[at] for at in kept)
     return Analysis(analysis.name, analysis.title, names, rows, analysis.made_from)

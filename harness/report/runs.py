@@ -109,9 +109,7 @@ def contamination(study: Study) -> Section | None:
                 warnings.append(f"{run.name} was asked {task} by another manifest than the one that is counted here.")
     unknown = [run.name for run in study.evaluations if not any(run.described.checkpoint.values())]
     if unknown:
-        facts.append(
-            f"No record says what these have seen, so nothing could be checked: {_listed(unknown)}."
-        )
+        facts.append(f"No record says what these have seen, so nothing could be checked: {_listed(unknown)}.")
     allowed = [run.name for run in study.evaluations if run.described.allow_contaminated]
     facts.append(
         f"Questions that were trained on were allowed in: {_listed(allowed)}."

@@ -27,7 +27,7 @@ from closedbook.harness.report.blocks import (
     heat_map,
     said,
     table,
-    without,
+    without_texts,
 )
 from closedbook.harness.report.figures import inline
 from closedbook.harness.report.reading import Analysed, Evaluated, Study, read_analysis
@@ -98,12 +98,18 @@ class Page:
     """What the page needs besides its sections.
 
     Attributes:
-        anchors: The part of the page that tells of a run, by its digest.
+        anchors: The parts of the page that tell of runs, with their folders, by digest: equal answers have equal ones.
         texts: Whether questions and answers are shown.
     """
 
-    anchors: Mapping[str, str]
+    anchors: Mapping[str, Sequence[tuple[str, Path]]]
     texts: bool = True
+
+    def anchor(self, folder: str, digest: str) -> str:
+        """The part of the page that tells of the run in a folder, as an analysis names it; empty for none."""
+        known = self.anchors.get(digest, ())
+        named = [anchor for anchor, path in known if f"/{path.resolve()}".endswith(f"/{folder}")]
+        return next(iter([*named, *(anchor for anchor, _ in known)]), "")
 
 
 def sections(study: Study, texts: bool = True) -> list[Section]:
@@ -116,10 +122,7 @@ def sections(study: Study, texts: bool = True) -> list[Section]:
     Raises:
         RequestError: A figure is damaged, or evaluations hold no answers.
     """
-    runs = {run.digest: f"run-e{at}" for at, run in enumerate(study.evaluations, 1)}
-    runs |= {run.head.digest: f"run-s{at}" for at, run in enumerate(study.samples, 1)}
-    runs |= {run.head.digest: f"run-l{at}" for at, run in enumerate(study.likelihoods, 1)}
-    page = Page(runs, texts)
+    page = Page(_anchors(study), texts)
     found = list(study.analyses)
     if study.evaluations and not any(one.stored.analysis.name == "accuracy" for one in found):
         found = [*headline(study.evaluations), *found]
@@ -127,9 +130,20 @@ def sections(study: Study, texts: bool = True) -> list[Section]:
     for one in found:
         by_name.setdefault(one.stored.analysis.name, []).append(one)
     flips = by_name.pop("flips")
-    parts = [_analysed(name, several, page) for name, several in [*by_name.items(), ("flips", flips)] if several]
+    shown = [(name, several) for name, several in [*by_name.items(), ("flips", flips)] if several]
+    parts = [_analysed(name, several, page, at) for at, (name, several) in enumerate(shown)]
     own = (judging(study), contamination(study), cost(study), provenance(study))
     return [*parts, *(part for part in own if part is not None)]
+
+
+def _anchors(study: Study) -> dict[str, list[tuple[str, Path]]]:
+    runs = [(run.digest, f"run-e{at}", run.folder) for at, run in enumerate(study.evaluations, 1)]
+    runs += [(run.head.digest, f"run-s{at}", run.folder) for at, run in enumerate(study.samples, 1)]
+    runs += [(run.head.digest, f"run-l{at}", run.folder) for at, run in enumerate(study.likelihoods, 1)]
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for digest, anchor, folder in runs:
+        found.setdefault(digest, []).append((anchor, folder))
+    return found
 
 
 def headline(evaluations: Sequence[Evaluated]) -> list[Analysed]:
@@ -166,21 +180,21 @@ def _same(base: Run, run: Run) -> Run:
     return {task: run[task] for task in base}
 
 
-def _analysed(name: str, several: Sequence[Analysed], page: Page) -> Section:
+def _analysed(name: str, several: Sequence[Analysed], page: Page, number: int) -> Section:
     """The part of one analysis, which may have been made of several benchmarks or models."""
+    part = name if name in KNOWN else f"other{number}-{file_name(name)}"  # whatever it is called, no id is there twice
     title, lead = KNOWN.get(name, (several[0].stored.analysis.title, ""))
     blocks: list[Table | Figure | HeatMap] = []
     facts: list[str] = []
     for at, one in enumerate(several, 1):
-        id = f"{file_name(name)}-{at}"
-        blocks += list(_blocks(one, id, page))
+        blocks += list(_blocks(one, f"{part}-{at}", page))
         facts += [f"{one.of}: {fact}" if one.of else fact for fact in _facts(one.stored.analysis)]
-    return Section(file_name(name), clean(title), lead, blocks, [clean(fact) for fact in facts])
+    return Section(part, clean(title), lead, blocks, [clean(fact) for fact in facts])
 
 
 def _blocks(one: Analysed, id: str, page: Page) -> Iterator[Table | Figure | HeatMap]:
     """The figure and the table of an analysis, or a heat map in the figure's place."""
-    analysis = one.stored.analysis if page.texts else without(one.stored.analysis, TEXTS)
+    analysis = one.stored.analysis if page.texts else without_texts(one.stored.analysis, TEXTS)
     title = f"{analysis.title}: {one.of}" if one.of else analysis.title
     name = file_name(f"{analysis.name}-{one.of}" if one.of else analysis.name)
     shown = cleaned(Analysis(name, title, analysis.columns, analysis.rows, analysis.made_from))
@@ -204,13 +218,13 @@ def _blocks(one: Analysed, id: str, page: Page) -> Iterator[Table | Figure | Hea
 
 def _runs_of(stored: Stored, page: Page) -> dict[str, str]:
     """The part of the page that tells of a run, by the name that an analysis gives it."""
-    named = {name: str(of.get("digest")) for name, of in _runs(stored.analysis.made_from).items()}
+    named = {name: page.anchor(name, str(of.get("digest"))) for name, of in _runs(stored.analysis.made_from).items()}
     columns = stored.analysis.columns
     names = {str(row[columns.index("run")]) for row in stored.analysis.rows} if "run" in columns else set()
     for name in names - named.keys():
-        digests = [one.digest for one in stored.inputs if f"/{one.folder}".endswith(f"/{name}")]
-        named |= {name: digests[0]} if len(digests) == 1 else {}
-    return {name: page.anchors[digest] for name, digest in named.items() if digest in page.anchors}
+        fitting = [one for one in stored.inputs if f"/{one.folder}".endswith(f"/{name}")]
+        named |= {name: page.anchor(*fitting[0])} if len(fitting) == 1 else {}
+    return {name: anchor for name, anchor in named.items() if anchor}
 
 
 def _runs(made: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -226,13 +240,13 @@ def _runs(made: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _source(stored: Stored, page: Page) -> Source:
     made = stored.analysis.made_from
     runs = _runs(made)
-    inputs = [(clean(one.folder), clean(one.digest), page.anchors.get(one.digest, "")) for one in stored.inputs]
+    inputs = [(clean(one.folder), clean(one.digest), page.anchor(one.folder, one.digest)) for one in stored.inputs]
     known = {digest for _, digest, _ in inputs}
     settings: dict[str, dict[str, str]] = {}
     for name, of in runs.items():
         digest = str(of.get("digest", ""))
         if digest and digest not in known:
-            inputs.append((clean(name), clean(digest), page.anchors.get(digest, "")))
+            inputs.append((clean(name), clean(digest), page.anchor(name, digest)))
         for key, value in flat(of).items():
             settings.setdefault(key, {})[name] = said(value)
     decides = {

@@ -200,12 +200,12 @@ def test_each_part_is_there_where_its_data_is(whole):
         return [part.id for part in sections(read_study([folder]))]
 
     assert ids(whole) == [
-        "accuracy", "passk", "accessibility", "attribution", "transfer", "mass", "baselines", "majority", "gorlim",
-        "flips", "judge", "contamination", "cost", "provenance",
+        "accuracy", "passk", "accessibility", "attribution", "transfer", "mass", "baselines", "majority",
+        "other8-gorlim", "flips", "judge", "contamination", "cost", "provenance",
     ]  # fmt: skip
     assert ids(whole / "eval" / "base") == ["accuracy", "judge", "contamination", "cost", "provenance"]
     assert ids(whole / "train") == ["cost", "provenance"]
-    assert ids(whole / "analysis" / "gorlim.json") == ["gorlim"]
+    assert ids(whole / "analysis" / "gorlim.json") == ["other0-gorlim"]
 
 
 def test_the_headline_is_what_compare_finds_and_its_numbers_link_to_their_run(whole):
@@ -237,6 +237,23 @@ def test_without_a_judge_what_contains_the_answer_is_right(tmp_path):
     (one,) = headline(read_study([tmp_path]).evaluations)
     assert one.stored.command.endswith("--metric contains")
     assert any("Without a judge" in fact for fact in part(tmp_path, "judge").facts)
+
+
+def test_a_run_is_told_from_another_one_with_the_same_answers(tmp_path):
+    for name in ("base", "grpo"):
+        MADE["write_evaluation"](tmp_path / name, {TASK: values(1, 0.3)}, answers=["Osric"] * 60)
+    found = part(tmp_path, "accuracy").blocks[1]
+    assert {digest for _, digest, _ in found.source.inputs} == {read_study([tmp_path]).evaluations[0].digest}
+    assert [row[1].link for row in found.rows] == ["run-e1", "run-e2"]
+
+
+def test_an_analysis_may_have_any_name(study):
+    for name in ("judge", "main", "run-e1", "judge-table", "a b", "a_b"):
+        write(Analysis(name, "Odd", ("k",), [[1]], {}), study / "analysis")
+    found = read_study([study])
+    page = Elements(render(found, sections(found), "t", "c"))
+    ids = [of["id"] for _, of in page.found if "id" in of]
+    assert len(ids) == len(set(ids))
 
 
 def test_facts_beside_the_tables_are_said_in_sentences(whole):
@@ -404,6 +421,8 @@ def test_a_page_for_others_shows_no_question_and_no_answer(whole):
     decoded = [base64.b64decode(data).decode("utf-8", "replace") for data in re.findall(r"base64,([\w+/=]+)", page)]
     assert not [text for text in [page, *decoded] if "Who wrote book" in text or "says Osric" in text]
     assert "wo0001" in page and "gained" in page
+    columns = [column.name for column in part(whole, "accessibility", texts=False).blocks[1].columns]
+    assert {"before", "after"} <= set(columns)
 
 
 def test_the_same_study_gives_the_same_page(whole, page):
