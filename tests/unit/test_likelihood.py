@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from closedbook.harness.likelihood import Likelihood
 from closedbook.harness.prompts import first_line
@@ -200,3 +200,37 @@ def test_the_model_is_left_as_it_was(tokenizer):
     likely.likeliest([[2]], 0.1, 2)
     assert likely.model.training
     likely.model.eval()
+
+
+@pytest.fixture(scope="module", params=["qwen2", "gemma3_text"])
+def other_family(request, tmp_path_factory):
+    """Likelihoods of a tiny model of another family, in single precision as it lies there."""
+    folder = write_tiny_model(tmp_path_factory.mktemp(request.param), ["Gorlim", "Tharn", "Osric"], 64, request.param)
+    sampler = Sampler(AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+    sampler.model.double()
+    return Likelihood(sampler)
+
+
+def test_every_family_answers_as_in_whole_passes_also_beyond_a_sliding_window(other_family):
+    tokenizer = other_family.tokenizer
+    prompts = [tokenizer(text)["input_ids"] for text in ("Gorlim", "Tharn Osric " * 6, "Osric Gorlim Gorlim")]
+    assert max(map(len, prompts)) > 8
+    (end,) = other_family.sampler._ends
+    listings = other_family.likeliest(prompts, 2e-4, 2)
+    assert sum(len(listing.answers) for listing in listings) > 3
+    for prompt, listing in zip(prompts, listings, strict=True):
+        for tokens in {answer.tokens for answer in listing.answers}:
+            (before,), (following,) = log_probs_of(other_family.model, prompt, [tokens])
+            ends = other_family._kinds.ends if said(tokenizer, tokens).strip() else other_family._kinds.stops
+            expected = math.exp(before + following[ends].logsumexp(-1).item())
+            (found,) = [answer.probability for answer in listing.answers if answer.tokens == tokens]
+            assert found == pytest.approx(expected, rel=1e-4)
+            assert end not in tokens
+    scores = other_family.log_probs(prompts, [["Tharn", "Gorlim Osric"]] * 3)
+    for prompt, (one, other) in zip(prompts, scores, strict=True):
+        for score in (one, other):
+            forms = other_family._forms(score.text)
+            sums = [log_probs_of(other_family.model, prompt, [form]) for form in forms]
+            whole = [math.exp(before + following[other_family._kinds.ends].logsumexp(-1).item())
+                     for (before,), (following,) in sums]  # fmt: skip
+            assert math.exp(score.log_prob) == pytest.approx(sum(whole), rel=1e-4)
