@@ -3,9 +3,16 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from scipy.stats import chisquare
+
+from closedbook.harness.engines import ServerEngine, _load
+from closedbook.harness.manifests import load_questions
+from closedbook.harness.sample_store import SampleStore
+from closedbook.harness.sampling import Sampling, encode_prompt
 
 pytestmark = [pytest.mark.model, pytest.mark.vllm]
 BIN = Path(sys.executable).parent
@@ -109,3 +116,85 @@ def test_lm_evals_vllm_backend_scores_the_same_tasks(vllm_bin, small_model, tmp_
     results, rows = lm_eval(tmp_path, vllm_bin, "--model", "vllm", "--model_args", arguments, "--batch_size", "auto")
     assert len(rows) == LIMIT
     assert results["judge_correct,none"] > 0
+
+
+# samples
+
+
+def assert_drawn_from_the_first_token(texts, folder, question):
+    """That texts of one token are draws from the softmax over the first one, as transformers computes it."""
+    import torch
+
+    model, tokenizer = _load(str(folder), "auto")
+    with torch.no_grad():
+        logits = model(torch.tensor([encode_prompt(tokenizer, question.question, "direct", True)])).logits[0, -1]
+    expected: Counter[str] = Counter()
+    for token, share in enumerate(torch.softmax(logits.double(), -1).tolist()):
+        expected[tokenizer.decode(token, skip_special_tokens=True)] += share * len(texts)
+    often = [text for text, times in expected.items() if times >= 5]
+    counts = Counter(texts)
+    rest = [len(texts) - sum(of[text] for text in often) for of in (counts, expected)]
+    assert len(often) > 1
+    seen, due = [*(counts[text] for text in often), rest[0]], [*(expected[text] for text in often), rest[1]]
+    assert chisquare(seen, due, sum_check=False).pvalue > 0.001
+
+
+def same_share(one, other):
+    """Of the samples with equal numbers, those with equal texts: a near tie may go the other way."""
+    pairs = [pair for first, second in zip(one, other, strict=True) for pair in zip(first, second, strict=False)]
+    return sum(first == second for first, second in pairs) / len(pairs)
+
+
+SAMPLED = """
+import json, sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from closedbook.harness import engines
+from closedbook.harness.judge import JudgeSettings
+from closedbook.harness.manifests import load_questions
+from closedbook.harness.sampling import Sampling
+from closedbook.harness.study.sample import Request, sample
+
+model, out = sys.argv[1], Path(sys.argv[2])
+engines._vllm = cache(engines._vllm)  # it takes most of a minute to start
+short = Sampling(max_new_tokens=8)
+for folder, n in (("once", 8), ("twice", 4), ("twice", 8)):
+    request = Request(model, n=n, sampling=short, engine="vllm", limit=3, out=out / folder)
+    sample(request, JudgeSettings(kind="rules"), progress=False)
+engine = engines.make_engine("vllm", model, "direct", "auto", short)
+engine.sampling = replace(short, max_new_tokens=1)
+(texts,) = engine.sample(load_questions("worldfacts", "test")[:1], 400, 0)
+(out / "texts.json").write_text(json.dumps(texts))
+"""
+
+
+def test_vllm_draws_from_the_models_own_distribution_and_extends_what_it_drew(
+    vllm_bin, narrow_model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    command = [vllm_bin / "python", "-c", SAMPLED, narrow_model, tmp_path]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert SampleStore(tmp_path / "once").head().settings["engine"]["engine"] == "vllm"
+
+    def texts(folder):
+        lines = SampleStore(tmp_path / folder).whole(8)
+        return [[said.text for at in range(8) for said in line.samples if at in said.draws] for line in lines]
+
+    assert all(len(set(drawn)) > 1 for drawn in texts("once"))
+    assert same_share(texts("once"), texts("twice")) >= 0.9
+    first = json.loads((tmp_path / "texts.json").read_text())
+    assert_drawn_from_the_first_token(first, narrow_model, load_questions("worldfacts", "test")[0])
+
+
+def test_a_real_server_draws_from_the_models_own_distribution_and_repeats_itself(vllm_server, small_model):
+    questions = load_questions("worldfacts", "test")[:3]
+    engine = ServerEngine(vllm_server.url, vllm_server.model, "direct", True, Sampling(max_new_tokens=8))
+    many = engine.sample(questions, 8, 0)
+    assert same_share(many, engine.sample(questions, 4, 0)) >= 0.9
+    assert same_share([texts[4:] for texts in many], engine.sample(questions, 4, 4)) >= 0.9
+    one_token = ServerEngine(vllm_server.url, vllm_server.model, "direct", True, Sampling(max_new_tokens=1))
+    (first,) = one_token.sample(questions[:1], 400, 0)
+    assert_drawn_from_the_first_token(first, small_model, questions[0])
