@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @with_flags("settings", judge_flags)
 def sample_command(
-    model: Annotated[str, typer.Argument(help="Model folder, hub id, smollm2, or with openai its name on the server.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model folder, hub id, or smollm2, gemma-270m, qwen-0.5b; with openai, its name on the server."
+        ),
+    ],
     task: Annotated[str, typer.Option(help="One task; see `closedbook tasks list`.")] = "worldfacts_dedup",
     split: Annotated[str, typer.Option(help="test, validation, train or dropped.")] = "test",
     n: Annotated[int, typer.Option("-n", min=1, help="Samples of each question.")] = 128,

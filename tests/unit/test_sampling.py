@@ -39,7 +39,7 @@ SHORT = Sampling(max_new_tokens=6)
 @pytest.fixture(scope="module")
 def folder(request, tiny_model, tmp_path_factory):
     """A tiny Llama; of the family that a test asks for, where it asks for one."""
-    family = getattr(request, "param", "llama")
+    family: Family = getattr(request, "param", "llama")
     return tiny_model if family == "llama" else write_tiny_model(tmp_path_factory.mktemp(family), WORDS, 64, family)
 
 
