@@ -11,7 +11,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from closedbook.harness.report.figures import Inline
@@ -20,6 +20,7 @@ from closedbook.harness.study.tables import Analysis, Cell, csv_text, markdown, 
 
 UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 CODE = ("command", "checkpoint", "digest", "manifest")  # columns that hold words for machines
+ADJUSTED = "p (Holm)"  # the column of p values that are adjusted for all tests of a table
 LONGEST = 400  # characters of a text that a cell shows; the CSV has all
 
 
@@ -50,7 +51,7 @@ class Shown:
         interval: Of an estimate, in brackets.
         place: Of an estimate.
         link: The part of the page that it links to; empty for none.
-        tone: "up" or "down" for a difference whose interval leaves out zero.
+        tone: "up" or "down" for a difference that neither its interval nor its adjusted test leaves to chance.
     """
 
     text: str
@@ -222,12 +223,11 @@ def table(
     for at, row in enumerate(analysis.rows):
         named = row[analysis.columns.index("run")] if "run" in analysis.columns else None
         link = links[at] if links else (runs or {}).get(str(named), "")
-        rows.append(
-            [
-                _shown(cell, column, scale, link if head or column.name == "run" else "")
-                for cell, column, scale in zip(row, columns, scales, strict=True)
-            ]
-        )
+        shown = [
+            _shown(cell, column, scale, link if head or column.name == "run" else "")
+            for cell, column, scale in zip(row, columns, scales, strict=True)
+        ]
+        rows.append([replace(cell, tone="") for cell in shown] if _by_chance(analysis.columns, row) else shown)
     chosen = analysis.columns.index(choice) if choice in analysis.columns else None
     name = file_name(analysis.name)
     downloads = [
@@ -236,6 +236,12 @@ def table(
     ]
     choices = list(dict.fromkeys(str(row[chosen]) for row in analysis.rows)) if chosen is not None else []
     return Table(id, analysis.title, columns, rows, downloads, source, search, choices, anchors, head)
+
+
+def _by_chance(columns: Sequence[str], row: Sequence[Cell]) -> bool:
+    """Whether a row's own test, adjusted for all of its table, leaves its difference to chance."""
+    p = row[columns.index(ADJUSTED)] if ADJUSTED in columns else None
+    return isinstance(p, int | float) and not p < 0.05
 
 
 def _column(analysis: Analysis, at: int) -> Column:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.provenance import code_revision
-from closedbook.harness.report.blocks import Section, Shown, Table, clean
+from closedbook.harness.report.blocks import ADJUSTED, Section, Shown, Table, clean
 from closedbook.harness.report.reading import Study
 
 LONG = 40  # rows of a table that is shown at once
@@ -124,6 +124,7 @@ def _largest(block: Table) -> list[Tile]:
             best = max(changed, key=lambda row: _number(row[at["difference"]]))
             change, before, after = best[at["difference"]], rows[0][at["accuracy"]], best[at["accuracy"]]
             more = f"{change.text} points {change.interval} beside {rows[0][at['run']].text}"
+            more += f", {ADJUSTED} {best[at[ADJUSTED]].text}" if ADJUSTED in at else ""
             of = block.caption.partition(": ")[2]
             what = f"{task}: {best[at['run']].text}{f' ({of})' if of else ''}"
             tiles.append(Tile(what, f"{before.text} \N{RIGHTWARDS ARROW} {after.text} %", more, block.id))

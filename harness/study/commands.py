@@ -448,7 +448,8 @@ def _show(analysis: Analysis, out: Path, as_json: bool, shown: int | None = None
     from closedbook.harness.study.inputs import command_line, inputs
     from closedbook.harness.study.tables import plain_rows, write
 
-    files = write(analysis, out, command_line(_Remembered.words), inputs(_Remembered.words))
+    words = _Remembered.words
+    files = write(analysis, out, command_line(words) if words else None, inputs(words))
     if as_json:
         print_json({"name": analysis.name, "rows": plain_rows(analysis), "files": files, **analysis.made_from})
     else:

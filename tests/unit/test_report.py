@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from closedbook.harness.errors import RequestError
 from closedbook.harness.report.blocks import clean, heat_map, number, table
 from closedbook.harness.report.commands import report_command
-from closedbook.harness.report.page import render
+from closedbook.harness.report.page import glance, render
 from closedbook.harness.report.reading import read_study
 from closedbook.harness.report.sections import headline, sections
 from closedbook.harness.statistics import Estimate
@@ -456,6 +456,16 @@ def test_numbers_are_shown_as_their_column_says():
     assert (cells[0][1].tone, cells[0][1].text) == ("down", "\N{MINUS SIGN}20.0")
     assert list(cells[0][1].place) == pytest.approx([0.0, 33.33, 66.67, 100.0])
     assert (cells[1][1].text, cells[1][1].sort) == ("\N{EN DASH}", None)
+
+
+def test_a_difference_that_its_own_test_leaves_to_chance_has_no_colour(whole):
+    rows: list[list[Any]] = [["smolt", Estimate(0.2, 0.1, 0.3, 9), p] for p in (0.2, 0.05, 0.04, None)]
+    found = table(Analysis("t", "t", ("run", "difference", "p (Holm)"), rows, {}), "t")
+    assert [row[1].tone for row in found.rows] == ["", "", "up", "up"]
+    study = read_study([whole])
+    tiles = glance(sections(study))
+    assert [tile.what for tile in tiles] == [f"{OTHER}: grpo", f"{TASK}: grpo"]
+    assert tiles[1].more.endswith("beside base, p (Holm) < 0.001")
 
 
 def test_a_heat_map_wants_its_columns():
