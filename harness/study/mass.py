@@ -158,16 +158,22 @@ def mass(before: MassRun, after: MassRun, of: Mapping[str, str] | None = None, n
         "no_longer_first": {"questions": len(lost), "rank_after": _ranks(second[id].rank for id in lost)},
     }
 
+    edge = 100 * float(flat(before.head.settings).get("listing.least", 0.001))
+
     def plot(axes: Axes) -> None:
         for label, ids, colour in (
             ("first answer unchanged", [id for id in first if id not in {*became, *lost}], "C7"),
             ("became first", became, "C0"),
             ("no longer first", lost, "C1"),
         ):
-            xs, ys = [100 * first[id].right for id in ids], [100 * second[id].right for id in ids]
+            xs, ys = ([max(edge, 100 * run[id].right) for id in ids] for run in (first, second))
             axes.scatter(xs, ys, s=14, color=colour, alpha=0.7, linewidths=0, label=f"{label} ({len(ids)})")
-        axes.plot([0, 100], [0, 100], color="C7", lw=1, ls="--")
-        axes.set_xlabel("probability of a right answer before, per cent")
+        axes.plot([edge, 100], [edge, 100], color="C7", lw=1, ls="--")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        axes.set_xlabel(f"right before, per cent, as far as listed ({edge:g}: none or less)")
         axes.set_ylabel("after, per cent")
         axes.legend(frameon=False)
 

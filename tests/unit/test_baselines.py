@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from closedbook.harness.compare import Answered, read_run
-from closedbook.harness.errors import RequestError
+from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import model_digest
 from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.likelihood import Scored
@@ -233,6 +233,16 @@ def test_every_sampled_answer_is_scored_once_and_kept(sampled, tiny_policy, tmp_
     assert all(score.log_prob < 0 and score.tokens > 0 for some in scores.values() for score in some.values())
     monkeypatch.setattr("closedbook.harness.study.scores.make_engine", None)  # nothing is left to score
     assert scores_of(run, asked, str(tiny_policy), tmp_path / "out", progress=False) == scores
+
+
+def test_scoring_that_is_interrupted_says_that_it_goes_on(sampled, tiny_policy, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    run, asked = sampled
+    monkeypatch.setattr("closedbook.harness.study.scores.make_engine", stopped)
+    with pytest.raises(WorkError, match="interrupted; the same command goes on from what is kept in"):
+        scores_of(run, asked, str(tiny_policy), tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize(("changed", "said"), [({"model": "b"}, "model 'b'"), ({"prompt": "cot-1"}, "prompt 'cot-1'")])

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from closedbook.harness.errors import RequestError
+from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.likelihood import Scored
 from closedbook.harness.questions import make_question
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.samples import QuestionSamples, Sample
+from closedbook.harness.study import likelihood as study
 from closedbook.harness.study.commands import analyze_app
 from closedbook.harness.study.likelihood import MassStore, Request, buckets_beside, likelihood, read_mass_runs
 from closedbook.harness.study.mass import Listed, MassRun, QuestionMass, mass, summary
@@ -59,6 +60,21 @@ def test_a_rerun_computes_only_what_is_missing_and_ends_as_if_computed_at_once(r
     assert [found.id for found in computed(request_of(out="once", limit=5)).questions] == [q.id for q in many.questions]
     monkeypatch.setattr("closedbook.harness.study.likelihood._listed", None)  # nothing is left to list
     assert computed(request_of(limit=5)).questions == many.questions
+
+
+def test_a_run_that_is_interrupted_keeps_its_blocks_and_says_so(request_of, monkeypatch):
+    monkeypatch.setattr("closedbook.harness.study.likelihood.BLOCK", 1)
+    listed_before = study._listed
+
+    def stopped(likely, engine, questions, request):
+        if MassStore(request.folder).read():
+            raise KeyboardInterrupt
+        return listed_before(likely, engine, questions, request)
+
+    monkeypatch.setattr(study, "_listed", stopped)
+    with pytest.raises(WorkError, match="interrupted; the same command goes on from what is kept in"):
+        computed(request_of(limit=3))
+    assert len(MassStore(request_of().folder).read()) == 1
 
 
 def test_how_many_are_read_together_changes_nothing(request_of, monkeypatch):
@@ -121,7 +137,7 @@ def test_the_command_prints_figures_and_the_folder(tiny_policy, tmp_path):
     assert shown["questions"] == shown["right"]["n"] == 3
     assert shown.keys() == {"folder", "questions", "right", "unknown", "first", "gold"}
     people = subprocess.run(command[:-1], capture_output=True, text=True, check=False)
-    assert "right" in people.stdout
+    assert "right answers" in people.stdout
 
 
 # what the figures are
