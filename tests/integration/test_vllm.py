@@ -130,7 +130,7 @@ def assert_drawn_from_the_first_token(texts, folder, question):
         logits = model(torch.tensor([encode_prompt(tokenizer, question.question, "direct", True)])).logits[0, -1]
     expected: Counter[str] = Counter()
     for token, share in enumerate(torch.softmax(logits.double(), -1).tolist()):
-        expected[tokenizer.decode(token, skip_special_tokens=True)] += share * len(texts)
+        expected[str(tokenizer.decode(token, skip_special_tokens=True))] += share * len(texts)
     often = [text for text, times in expected.items() if times >= 5]
     counts = Counter(texts)
     rest = [len(texts) - sum(of[text] for text in often) for of in (counts, expected)]
