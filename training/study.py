@@ -91,9 +91,9 @@ class Study(Section):
 
 
 SMOKE = {
-    "limit": 8,
-    "samples": {"n": 4, "more": 4, "limit": 16, "max_new_tokens": 12},
-    "likelihood": 4,
+    "limit": 4,
+    "samples": {"n": 4, "more": 4, "limit": 12, "max_new_tokens": 12},
+    "likelihood": 2,
 }
 SMOKE_OVERRIDES = ("max_steps=1", "questions=2", "validation={every: null, limit: 4}")
 
@@ -185,7 +185,8 @@ class _Model:
         study = self.study
         yield self.evaluation(BASE, self.model, study.tasks, ("dedup",))
         if study.cot:
-            yield self.evaluation("base-cot", self.model, study.tasks.replace("_dedup", "_dedup_cot"), ("dedup",))
+            tasks = ",".join(f"{name}_dedup_cot" for name in study.benchmarks)
+            yield self.evaluation("base-cot", self.model, tasks, ("dedup",))
         for benchmark in study.benchmarks:
             yield from self.studied(benchmark)
         for benchmark, changed in study.also.items():
