@@ -27,7 +27,7 @@ from closedbook.harness.manifests import read_manifest
 from closedbook.training.accelerate import accelerate_dir, accelerate_names
 from closedbook.training.batches import devices
 from closedbook.training.plan import plan
-from closedbook.training.recipe_fields import Recipe, Section, Whole
+from closedbook.training.recipe_fields import Method, Recipe, Section, Whole
 from closedbook.training.recipes import load_recipe, published, read_layers
 from closedbook.training.stages import Graph, Stage
 
@@ -66,7 +66,9 @@ class Study(Section):
         min_length=1, description="By name: a recipe, and what it is changed by"
     )
     main: str = Field(description="The method that is sampled, attributed and transferred")
-    overrides: tuple[str, ...] = Field(default=(), description="Changes to the recipe of every method")
+    overrides: Mapping[Method, tuple[str, ...]] = Field(
+        default={}, description="Changes to all recipes for grpo, sft, rft or dpo"
+    )
     engine: Literal["hf", "vllm"] = Field(default="hf", description="Who answers: hf (transformers) or vllm")
     launch: tuple[str, ...] = Field(
         default=(), description="Arguments of `accelerate launch` for training; () for none"
@@ -90,12 +92,14 @@ class Study(Section):
         return ",".join(f"{name}_dedup" for name in (*self.benchmarks, *self.also))
 
 
+_STEP = ("max_steps=1", "questions=2", "validation={every: null, limit: 4}")
+_SAMPLES = ("max_steps=4", "questions=4", "temperature=0.5", "validation={every: null, limit: 4}")  # some are right
 SMOKE = {
     "limit": 4,
     "samples": {"n": 4, "more": 4, "limit": 12, "max_new_tokens": 12},
     "likelihood": 2,
+    "overrides": {"grpo": _STEP, "sft": _STEP, "rft": _SAMPLES, "dpo": _SAMPLES},
 }
-SMOKE_OVERRIDES = ("max_steps=1", "questions=2", "validation={every: null, limit: 4}")
 
 
 def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) -> Study:
@@ -113,17 +117,17 @@ def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) ->
     where = f"study {stated.get('name')}"
     stated = {key: value for key, value in stated.items() if value is not None}  # null is every field's default
     if smoke:
-        stated = stated | SMOKE | {"overrides": [*stated.get("overrides", ()), *SMOKE_OVERRIDES]}
-    lists = ("benchmarks", "overrides", "launch")
+        stated = stated | SMOKE
+    lists = ("benchmarks", "launch")
     stated = {key: [value] if key in lists and isinstance(value, str) else value for key, value in stated.items()}
     if isinstance(judge := stated.get("judge"), str):
         stated["judge"] = {"kind": judge}
     elif isinstance(judge, Mapping) and (leaked := [name for name in judge if "key" in str(name).lower()]):
         raise RequestError(f"{where}: judge.{leaked[0]}: would be written to results; set OPENAI_API_KEY instead")
-    for name in ("models", "methods", "also"):  # what is set to null is left out
+    for name in ("models", "methods", "also", "overrides"):  # what is set to null is left out
         if isinstance(of := stated.get(name), Mapping):
             stated[name] = {key: value for key, value in of.items() if value is not None}
-    for name in ("methods", "also"):
+    for name in ("methods", "also", "overrides"):
         if isinstance(of := stated.get(name), Mapping):
             stated[name] = {key: [value] if isinstance(value, str) else value for key, value in of.items()}
     try:
@@ -289,7 +293,12 @@ class _Model:
         """
         name, folder = f"{benchmark}/{method}", self.at("train", f"{benchmark}/{method}")
         base, *changed = recipe
-        changed += [*self.study.overrides, f"model={self.model}", f"benchmarks={benchmark}", f"name={method}"]
+        changed += [
+            *self.study.overrides.get(load_recipe(base).method, ()),
+            f"model={self.model}",
+            f"benchmarks={benchmark}",
+            f"name={method}",
+        ]
         changed += [f"judge={_inline(self.study.judge)}", f"output_dir={folder}"]
         loaded = load_recipe(base, changed)
         stage = self.stage("train", name)

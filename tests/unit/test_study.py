@@ -145,7 +145,7 @@ def test_a_wrong_recipe_in_a_study_is_refused_before_anything_runs() -> None:
     with pytest.raises(RequestError, match="no recipe 'nosuch'"):
         graph("methods.sft=nosuch")
     with pytest.raises(RequestError, match="gorlim: no such field"):
-        graph("overrides=gorlim=1")
+        graph("overrides.sft=gorlim=1")
 
 
 def test_a_judge_becomes_flags_without_its_key() -> None:
