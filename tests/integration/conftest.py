@@ -1,4 +1,4 @@
-"""A real vLLM server, shared by the integration tests."""
+"""What is dear and shared by the integration tests: a real vLLM server, and a study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,3 +94,30 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) ->
         except (urllib.error.URLError, OSError):
             time.sleep(1)
     pytest.fail(f"vllm serve was not up after {STARTUP} s:\n{log.read_text()[-3000:]}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def reproduced() -> Callable[[Path], list[dict[str, object]]]:
+    """Runs a small study to its end in a folder: its stages as `--json` prints them."""
+
+    def run(out: Path) -> list[dict[str, object]]:
+        study = ROOT / "training" / "recipes" / "study_cpu.yaml"
+        command = [sys.executable, "-m", "closedbook.harness.cli", "reproduce", "--config", str(study), "--smoke"]
+        done = subprocess.run([*command, "--out", str(out), "--json"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        rows: list[dict[str, object]] = json.loads(done.stdout)
+        return rows
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def study(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_model: Path,
+    reproduced: Callable[[Path], list[dict[str, object]]],
+) -> Path:
+    """The folder of a finished study: every stage of study_cpu with a few questions."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    assert {row["state"] for row in reproduced(out)} == {"done"}
+    return out

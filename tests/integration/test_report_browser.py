@@ -9,6 +9,7 @@ import os
 import runpy
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Opened = Callable[..., Page]
 
 
-@pytest.fixture
-def opened(browser: Browser, report: Path) -> Iterator[Opened]:
-    """Opens the page; at the end nothing was said on the console and nothing was asked of a network."""
+@contextmanager
+def opening(browser: Browser, report: Path) -> Iterator[Opened]:
+    """Opens a page; at the end nothing was said on the console and nothing was asked of a network."""
     contexts: list[BrowserContext] = []
     said: list[str] = []
 
@@ -127,6 +128,50 @@ def opened(browser: Browser, report: Path) -> Iterator[Opened]:
     for context in contexts:
         context.close()
     assert said == [report.as_uri()] * len(contexts)
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Opened]:
+    """Opens the page of the made-up study."""
+    with opening(browser, report) as open_page:
+        yield open_page
+
+
+def unfold(page: Page) -> None:
+    page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+
+def too_wide(page: Page) -> list[str]:
+    """What a screen cuts off: elements, or the page itself."""
+    over: list[str] = page.evaluate(OVER_THE_EDGE)
+    wide = page.evaluate("() => document.documentElement.scrollWidth > innerWidth")
+    return [*over, *(["the page"] if wide else [])]
+
+
+def too_pale(page: Page) -> list[tuple[float, str]]:
+    """Texts below the contrast of AA."""
+    return [(round(ratio, 2), name) for ratio, name in page.evaluate(CONTRAST) if ratio < 4.5]
+
+
+def keyboard(page: Page) -> tuple[int, int, list[str]]:
+    """How many elements there are to reach, how many the Tab key reaches, and those that do not show that they are."""
+    wanted: int = page.evaluate(REACHED)
+    page.evaluate("() => { window.reached = new Set(); window.unseen = []; }")
+    for _ in range(wanted + 5):
+        page.keyboard.press("Tab")
+        reached = page.evaluate(
+            """() => {
+              const at = document.activeElement;
+              if (at === document.body || window.reached.has(at)) return -1;
+              window.reached.add(at);
+              const style = getComputedStyle(at);
+              if (style.outlineStyle === "none" || parseFloat(style.outlineWidth) < 2) window.unseen.push(at.outerHTML);
+              return window.reached.size;
+            }"""
+        )
+        if reached == -1:
+            break
+    return wanted, page.evaluate("() => window.reached.size"), page.evaluate("() => window.unseen")
 
 
 def rows(page: Page) -> list[list[str]]:
@@ -201,23 +246,21 @@ def test_numbers_are_sorted_as_numbers_and_what_is_not_known_comes_last(opened: 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_overflows_a_phone(opened: Opened, scheme: str) -> None:
     page = opened(viewport=PHONE, color_scheme=scheme, device_scale_factor=2, is_mobile=True, has_touch=True)
-    for shut in (True, False):
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"]
-        assert page.evaluate(OVER_THE_EDGE) == []
-        if shut:
-            page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert too_wide(page) == []
+    unfold(page)
+    assert too_wide(page) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_text_has_the_contrast_of_aa(opened: Opened, scheme: str, width: int) -> None:
     page = opened(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    unfold(page)
     page.evaluate("() => { location.hash = '#run-e1'; }")  # its row is highlighted
     seen = page.evaluate(CONTRAST)
     assert len(seen) > 400
     assert any(name.startswith("text:") for _, name in seen)  # in figures too
-    assert [(round(ratio, 2), name) for ratio, name in seen if ratio < 4.5] == []
+    assert too_pale(page) == []
 
 
 def test_dark_is_dark_and_paper_is_light(opened: Opened) -> None:
@@ -230,25 +273,9 @@ def test_dark_is_dark_and_paper_is_light(opened: Opened) -> None:
 
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(opened: Opened) -> None:
     page = opened()
-    wanted = page.evaluate(REACHED)
-    assert wanted > 100
-    reached = page.evaluate("() => { window.reached = new Set(); window.unseen = []; }")
-    for _ in range(wanted + 5):
-        page.keyboard.press("Tab")
-        reached = page.evaluate(
-            """() => {
-              const at = document.activeElement;
-              if (at === document.body || window.reached.has(at)) return -1;
-              window.reached.add(at);
-              const style = getComputedStyle(at);
-              if (style.outlineStyle === "none" || parseFloat(style.outlineWidth) < 2) window.unseen.push(at.outerHTML);
-              return window.reached.size;
-            }"""
-        )
-        if reached == -1:
-            break
-    assert page.evaluate("() => window.reached.size") == wanted
-    assert page.evaluate("() => window.unseen") == []
+    wanted, reached, unseen = keyboard(page)
+    assert wanted == reached > 100
+    assert unseen == []
 
 
 def test_a_number_leads_to_its_run(opened: Opened) -> None:
@@ -311,3 +338,23 @@ def test_a_machine_without_a_browser_skips_and_ci_fails(monkeypatch: pytest.Monk
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="no browser"):
         executable()
+
+
+@pytest.mark.model
+@pytest.mark.data
+@pytest.mark.timeout(1500)
+@pytest.mark.xdist_group("reproduce")
+def test_the_report_of_a_whole_study_stands_the_same_looks(browser: Browser, study: Path) -> None:
+    with opening(browser, study / "report.html") as open_page:
+        for scheme in ("light", "dark"):
+            page = open_page(viewport=PHONE, color_scheme=scheme, is_mobile=True, has_touch=True)
+            unfold(page)
+            assert too_wide(page) == []
+            assert too_pale(page) == []
+        page = open_page()
+        wanted, reached, unseen = keyboard(page)
+        assert wanted == reached > 100
+        assert unseen == []
+        before = page.locator("#accuracy-1-table tbody tr").all_inner_texts()
+        page.locator("#accuracy-1-table th button").nth(1).click()
+        assert sorted(page.locator("#accuracy-1-table tbody tr").all_inner_texts()) == sorted(before)

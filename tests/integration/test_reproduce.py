@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-STUDY = ROOT / "training" / "recipes" / "study_cpu.yaml"
 ANALYSES = ("accuracy", "passk", "majority", "accessibility", "flips", "buckets", "attribution", "baselines", "mass")
 
+Reproduced = Callable[[Path], list[dict[str, object]]]
+
 pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.xdist_group("reproduce")]
-
-
-def reproduce(out: Path, *flags: str) -> list[dict[str, object]]:
-    """The stages as `--json` prints them; what it says besides stands in the error."""
-    command = [sys.executable, "-m", "closedbook.harness.cli", "reproduce", "--config", str(STUDY), "--smoke"]
-    done = subprocess.run([*command, "--out", str(out), "--json", *flags], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows: list[dict[str, object]] = json.loads(done.stdout)
-    return rows
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Path:
-    """The folder of a finished study."""
-    out = tmp_path_factory.mktemp("study") / "out"
-    assert {row["state"] for row in reproduce(out)} == {"done"}
-    return out
 
 
 def names(paths: Sequence[Path]) -> set[str]:
@@ -48,9 +29,9 @@ def test_a_study_comes_to_every_analysis_and_a_report(study: Path) -> None:
         assert title in page
 
 
-def test_a_finished_study_runs_nothing_again(study: Path) -> None:
+def test_a_finished_study_runs_nothing_again(study: Path, reproduced: Reproduced) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.rglob("*") if path.is_file()}
-    assert {row["state"] for row in reproduce(study)} == {"done"}
+    assert {row["state"] for row in reproduced(study)} == {"done"}
     assert {path: path.stat().st_mtime_ns for path in study.rglob("*") if path.is_file()} == before
 
 
