@@ -165,7 +165,7 @@ for folder, n in (("once", 8), ("twice", 4), ("twice", 8)):
     sample(request, JudgeSettings(kind="rules"), progress=False)
 engine = engines.make_engine("vllm", model, "direct", "auto", short)
 engine.sampling = replace(short, max_new_tokens=1)
-(texts,) = engine.sample(load_questions("worldfacts", "test")[:1], 400, 0)
+(texts,) = engine.sample(load_questions("worldfacts", "test")[:1], 160, 0)
 (out / "texts.json").write_text(json.dumps(texts))
 """
 
@@ -196,5 +196,5 @@ def test_a_real_server_draws_from_the_models_own_distribution_and_repeats_itself
     assert same_share(many, engine.sample(questions, 4, 0)) >= 0.9
     assert same_share([texts[4:] for texts in many], engine.sample(questions, 4, 4)) >= 0.9
     one_token = ServerEngine(vllm_server.url, vllm_server.model, "direct", True, Sampling(max_new_tokens=1))
-    (first,) = one_token.sample(questions[:1], 400, 0)
+    (first,) = one_token.sample(questions[:1], 160, 0)
     assert_drawn_from_the_first_token(first, small_model, questions[0])

@@ -237,7 +237,6 @@ def test_a_model_that_asks_for_a_cache_of_its_own_is_sampled_all_the_same(model,
     assert Sampler(model, tokenizer).sample(PROMPTS, KEYS, 3, SHORT) == before
 
 
-@every_family
 def test_the_first_samples_are_the_same_however_many_are_drawn(sampler):
     many = sampler.sample(PROMPTS, KEYS, 40, SHORT)
     few = sampler.sample(PROMPTS, KEYS, 5, SHORT)
