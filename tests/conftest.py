@@ -88,10 +88,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, those of one file stay together, and so do those of the vLLM server."""
+    """Where several workers share the tests, those of one file stay together, and so do those of a dear fixture."""
     for item in items:
-        server = "vllm_server" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("vllm_server" if server else item.path.name))
+        used = getattr(item, "fixturenames", ())
+        dear = next((name for name in ("vllm_server", "study") if name in used), item.path.name)
+        item.add_marker(pytest.mark.xdist_group(dear))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -342,8 +342,7 @@ def test_a_machine_without_a_browser_skips_and_ci_fails(monkeypatch: pytest.Monk
 
 @pytest.mark.model
 @pytest.mark.data
-@pytest.mark.timeout(1500)
-@pytest.mark.xdist_group("reproduce")
+@pytest.mark.timeout(1200)
 def test_the_report_of_a_whole_study_stands_the_same_looks(browser: Browser, study: Path) -> None:
     with opening(browser, study / "report.html") as open_page:
         for scheme in ("light", "dark"):

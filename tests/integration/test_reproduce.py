@@ -12,14 +12,13 @@ ANALYSES = ("accuracy", "passk", "majority", "accessibility", "flips", "buckets"
 
 Reproduced = Callable[[Path], list[dict[str, object]]]
 
-pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.xdist_group("reproduce")]
+pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.timeout(1200)]
 
 
 def names(paths: Sequence[Path]) -> set[str]:
     return {path.stem for path in paths}
 
 
-@pytest.mark.timeout(1200)
 def test_a_study_comes_to_every_analysis_and_a_report(study: Path) -> None:
     found = study / "smollm2" / "analysis"
     assert names([*found.glob("worldfacts/*.json")]) == set(ANALYSES)
