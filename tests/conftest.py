@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several workers share the tests, those of one file stay together, and so do those of a dear fixture."""
     for item in items:
         used = getattr(item, "fixturenames", ())
-        dear = next((name for name in ("vllm_server", "study") if name in used), item.path.name)
+        dear = next((name for name in ("vllm_server", "whole_study") if name in used), item.path.name)
         item.add_marker(pytest.mark.xdist_group(dear))
 
 

@@ -112,7 +112,7 @@ def reproduced() -> Callable[[Path], list[dict[str, object]]]:
 
 
 @pytest.fixture(scope="session")
-def study(
+def whole_study(
     tmp_path_factory: pytest.TempPathFactory,
     small_model: Path,
     reproduced: Callable[[Path], list[dict[str, object]]],
