@@ -344,7 +344,7 @@ def test_a_machine_without_a_browser_skips_and_ci_fails(monkeypatch: pytest.Monk
 @pytest.mark.data
 @pytest.mark.timeout(1200)
 def test_the_report_of_a_whole_study_stands_the_same_looks(browser: Browser, whole_study: Path) -> None:
-    with opening(browser, study / "report.html") as open_page:
+    with opening(browser, whole_study / "report.html") as open_page:
         for scheme in ("light", "dark"):
             page = open_page(viewport=PHONE, color_scheme=scheme, is_mobile=True, has_touch=True)
             unfold(page)
