@@ -333,8 +333,9 @@ def compare_command(
 
     Example: `closedbook compare runs/base runs/grpo --show 10`. Folders of `lm_eval --log_samples` will do as well.
     """
-    from closedbook.harness.compare import compare, names_of, read_run
+    from closedbook.harness.compare import compare, names_of, read_run, require_alike
 
+    require_alike(runs, metric)
     read = dict(zip(names_of(runs), [read_run(run, metric) for run in runs], strict=True))
     print_json(compare(read)) if as_json else print_comparison(read, metric, show)
 

@@ -11,11 +11,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.metrics import METRICS
+from closedbook.harness.sample_store import flat
 from closedbook.harness.statistics import Estimate, Paired, holm, paired, proportion
 
 
@@ -98,6 +100,42 @@ def _answers(path: Path, metric: str) -> Iterator[tuple[str, Answered]]:
             raise RequestError(f"{path}, line {number}: no {error}; score with one of {', '.join(METRICS)}") from error
         except (ValueError, TypeError, IndexError) as error:
             raise RequestError(f"{path}, line {number}: not a sample of lm-eval; score the model again") from error
+
+
+def require_alike(folders: Sequence[Path], metric: str = "judge_correct") -> None:
+    """Refuse runs of another split, or, where the judge's word counts, of another judge.
+
+    Checkpoints may be asked with or without a chat template, each as it wants to be. A folder of plain lm_eval does not
+    say how it was graded.
+
+    Raises:
+        RequestError: The first thing that differs, by its name.
+    """
+    counts = ("judge", "split") if metric == "judge_correct" else ("split",)
+    stated = {folder: flat({name: of[name] for name in counts}) for folder in folders if (of := how_asked(folder))}
+    for first, folder in pairwise(stated):
+        one, other = stated[first], stated[folder]
+        for name in sorted(one.keys() | other.keys()):
+            if one.get(name) != other.get(name):
+                raise RequestError(
+                    f"{first} and {folder} cannot be laid beside each other: {name} is {one.get(name)!r} and "
+                    f"{other.get(name)!r}; score both in the same way"
+                )
+
+
+def how_asked(folder: Path) -> dict[str, Any]:
+    """What run.json says of an evaluation: its model's identity, backend, chat, split and judge; nothing without it.
+
+    Raises:
+        RequestError: It is damaged.
+    """
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return {name: run[name] for name in ("identity", "backend", "chat", "split", "judge")}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"cannot read {folder / 'run.json'}: {one_line(error)}; score again") from error
 
 
 def compare(runs: Mapping[str, Run]) -> list[Comparison]:

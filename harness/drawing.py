@@ -140,11 +140,13 @@ def _draw(
     stands in a batch.
     """
     found: dict[str, dict[str, list[int]]] = {question.id: {} for question in some}
-    first = min(known[question.id].drawn for question in some)
+    held = {question.id: {draw for said in known[question.id].samples for draw in said.draws} for question in some}
+    # a file that is gone may have held any of the numbers
+    first = min((number for number in range(n) if any(number not in draws for draws in held.values())), default=n)
     if first < n:
         for question, responses in zip(some, engine.sample(some, n - first, first), strict=True):
             for number, response in enumerate(responses, first):
-                if number >= known[question.id].drawn:
+                if number not in held[question.id]:
                     found[question.id].setdefault(_kept(response, style), []).append(number)
     return found
 

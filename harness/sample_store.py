@@ -221,6 +221,13 @@ def _schema() -> Any:
     return pa.schema(list(zip(COLUMNS, types, strict=True)))
 
 
+def public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their whole names, without the addresses of servers."""
+    return {
+        name: value for name, value in flat(settings).items() if name.rpartition(".")[2] not in ("server", "base_url")
+    }
+
+
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings with those of sections by their whole names, `judge.model`."""
     whole: dict[str, Any] = {}

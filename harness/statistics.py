@@ -20,6 +20,7 @@ CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 RESAMPLES = 10_000
 AT_ONCE = 500  # resamples held in memory
+ALIKE = 1e-12  # numbers that differ by less differ by rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ def bootstrapped_means(table: Sequence[Sequence[float]], groups: Sequence[Hashab
     sums, sizes = _by_group(cases, groups)
     drawn = np.vstack([times @ sums / (times @ sizes)[:, None] for times in _resamples(len(sums))])
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    alike = np.ptp(sums / sizes[:, None], axis=0) == 0
+    alike = np.ptp(sums / sizes[:, None], axis=0) < ALIKE
     return [
         Estimate(float(mean), None if same else float(below), None if same else float(above), len(cases))
         for mean, below, above, same in zip(cases.mean(axis=0), low, high, alike, strict=True)
@@ -205,7 +206,8 @@ def bootstrapped_ratio(
     """The ratio of two means over the same cases, with a bootstrap interval in which both are drawn together.
 
     A ratio to what may be nothing says nothing: there is no interval where the lower mean is not above zero in 97.5 %
-    of the resamples, and no value where it is not above zero itself. Sources as of `bootstrapped_means`.
+    of the resamples, and no value where it is not above zero itself. Nor is there an interval where all resamples
+    agree. Sources as of `bootstrapped_means`.
 
     Args:
         above: One number a case.
@@ -222,7 +224,10 @@ def bootstrapped_ratio(
     if np.quantile(drawn[:, 1], (1 - CONFIDENCE) / 2) <= 0 or len(sums) == 1:
         return Estimate(value, None, None, len(below))
     kept = drawn[drawn[:, 1] > 0]
-    low, high = np.quantile(kept[:, 0] / kept[:, 1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    ratios = kept[:, 0] / kept[:, 1]
+    if np.ptp(ratios) < ALIKE:
+        return Estimate(value, None, None, len(below))
+    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(low), float(high), len(below))
 
 

@@ -107,13 +107,14 @@ class Graph:
         return [stage for stage in self.stages if any(stage in stages for stages in found.values())]
 
     def forget(self, names: Iterable[str]) -> None:
-        """Remove what stages and all that build on them have made, so that they run again."""
+        """Remove what stages and all that build on them have made; refused (RequestError) while a run writes here."""
         gone = set(names)
-        for stage in self.stages.values():
-            if stage.name in gone or gone & set(stage.after):
-                gone.add(stage.name)
-                for path in (*stage.makes, self.file(stage.name, "json"), self.file(stage.name, "log")):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with alone(self.out):
+            for stage in self.stages.values():
+                if stage.name in gone or gone & set(stage.after):
+                    gone.add(stage.name)
+                    for path in (*stage.makes, self.file(stage.name, "json"), self.file(stage.name, "log")):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def run(self, names: Iterable[str], say: Callable[[str], None]) -> None:
         """Run those that are not done, in order; `say` is told what begins.

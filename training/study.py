@@ -23,7 +23,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge.settings import JudgeSettings
-from closedbook.harness.manifests import read_manifest
+from closedbook.harness.manifests import SPLITS, read_manifest
+from closedbook.harness.study.accessibility import bucket_names
 from closedbook.training.accelerate import accelerate_dir, accelerate_names
 from closedbook.training.batches import devices
 from closedbook.training.plan import plan
@@ -32,6 +33,7 @@ from closedbook.training.recipes import load_recipe, published, read_layers
 from closedbook.training.stages import Graph, Stage
 
 BASE = "base"
+LISTED = 1000  # answers that `closedbook likelihood` judges of a question, at most: 1 / its least probability
 
 
 class Sampled(Section):
@@ -84,6 +86,18 @@ class Study(Section):
             raise ValueError(f"main: {self.main!r} is none of the methods {', '.join(self.methods)}")
         if twice := set(self.benchmarks) & set(self.also):
             raise ValueError(f"also: {min(twice)} is studied already; name other benchmarks")
+        if BASE in self.methods:
+            raise ValueError(f"methods: {BASE!r} is the model as it is; call the method otherwise")
+        if wanted := self.attribution:
+            known = bucket_names(self.samples.n)
+            if absent := [bucket for bucket in wanted.buckets if bucket not in known]:
+                raise ValueError(
+                    f"attribution.buckets: {absent[0]!r} is no bucket of {self.samples.n} samples; there are "
+                    f"{', '.join(known)}"
+                )
+            for name, given in (("buckets", wanted.buckets), ("seeds", wanted.seeds)):
+                if len(set(given)) < len(given):
+                    raise ValueError(f"attribution.{name}: one stands there twice; name each once")
         return self
 
     @property
@@ -94,12 +108,8 @@ class Study(Section):
 
 _STEP = ("max_steps=1", "questions=2", "validation={every: null, limit: 4}")
 _SAMPLES = ("max_steps=4", "questions=4", "temperature=0.5", "validation={every: null, limit: 4}")  # some are right
-SMOKE = {
-    "limit": 4,
-    "samples": {"n": 4, "more": 4, "limit": 12, "max_new_tokens": 12},
-    "likelihood": 2,
-    "overrides": {"grpo": _STEP, "sft": _STEP, "rft": _SAMPLES, "dpo": _SAMPLES},
-}
+SMOKE_SAMPLES = {"n": 4, "more": 4, "limit": 12, "max_new_tokens": 12}
+SMOKE_CHANGES: Mapping[str, Sequence[str]] = {"grpo": _STEP, "sft": _STEP, "rft": _SAMPLES, "dpo": _SAMPLES}
 
 
 def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) -> Study:
@@ -117,7 +127,7 @@ def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) ->
     where = f"study {stated.get('name')}"
     stated = {key: value for key, value in stated.items() if value is not None}  # null is every field's default
     if smoke:
-        stated = stated | SMOKE
+        stated = _smoked(stated)
     lists = ("benchmarks", "launch")
     stated = {key: [value] if key in lists and isinstance(value, str) else value for key, value in stated.items()}
     if isinstance(judge := stated.get("judge"), str):
@@ -138,6 +148,17 @@ def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) ->
         known = f"; there are {', '.join(Study.model_fields)}" if first["type"] == "extra_forbidden" else ""
         message = first["msg"].removeprefix("Value error, ")
         raise RequestError(f"{where}: {field}: {message}{known}" if field else f"{where}: {message}") from None
+
+
+def _smoked(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The study with a few questions, samples and steps each, and its own changes otherwise."""
+    own = stated.get("overrides") or {}
+    lists = {name: [value] if isinstance(value, str) else list(value or ()) for name, value in own.items()}
+    changes = {name: [*lists.get(name, ()), *few] for name, few in SMOKE_CHANGES.items()}
+    smoked = {**stated, "limit": 4, "samples": SMOKE_SAMPLES, "likelihood": 2, "overrides": changes}
+    if isinstance(wanted := stated.get("attribution"), Mapping):
+        smoked["attribution"] = {**wanted, "buckets": ["0"]}  # a few samples make no others
+    return smoked
 
 
 def study_graph(study: Study, out: Path) -> Graph:
@@ -161,7 +182,8 @@ def describe(graph: Graph, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _stages(study: Study, out: Path) -> Iterator[Stage]:
     named = (*study.benchmarks, *study.also)
-    yield Stage("data", ("data", "check", *named))
+    manifests = {name: read_manifest(name).digest for name in named}  # other splits are another study
+    yield Stage("data", ("data", "check", *named), stated=json.dumps(manifests, sort_keys=True))
     yield Stage("dedup", ("splits", "check", *named), after=("data",))
     if study.labels:
         made = out / "judge.json"
@@ -248,10 +270,13 @@ class _Model:
             (before, self.model, "dedup"),
             (after, str(self.at("train", after)), self.stage("train", after)),
         ):
-            to, limit = self.at("likelihood", name), str(self.study.likelihood)
-            command = ("likelihood", model, "--task", f"{benchmark}_dedup", "--limit", limit, "--out", str(to))
-            work = f"the likeliest answers to {self.study.likelihood} questions"
-            yield Stage(self.stage("likelihood", name), (*command, *self.judge), (needed,), (to,), work=work)
+            to, asked = self.at("likelihood", name), min(self.study.likelihood or 0, self.sampled(benchmark, "test"))
+            command = ("likelihood", model, "--task", f"{benchmark}_dedup", "--limit", str(asked), "--out", str(to))
+            work = f"the likeliest answers to {asked:,} questions"
+            calls = asked * LISTED if self.paid else 0
+            yield Stage(
+                self.stage("likelihood", name), (*command, *self.judge), (needed,), (to,), work=work, calls=calls
+            )
 
     def attributed(self, benchmark: str, wanted: Attribution) -> Iterator[Stage]:
         """Training on single buckets, and on as many random questions."""
@@ -325,18 +350,20 @@ class _Model:
     def sampling(self, name: str, model: str, benchmark: str, split: str, n: int, after: str) -> Stage:
         """Samples of a split."""
         settings, folder = self.study.samples, self.at("samples", name)
-        limit = (
-            settings.limit if split == "train" else min(filter(None, (settings.limit, self.study.limit)), default=None)
-        )
-        questions = _count(benchmark, split, limit)
+        questions = self.sampled(benchmark, split)
         command = (
             "sample", model, "--task", f"{benchmark}_dedup", "--split", split, "-n", str(n),
             "--max-new-tokens", str(settings.max_new_tokens), "--engine", self.study.engine,
-            *(("--limit", str(limit)) if limit else ()), *self.judge, "--out", str(folder),
+            "--limit", str(questions), *self.judge, "--out", str(folder),
         )  # fmt: skip
         work = f"{questions:,} questions x {n} = {questions * n:,} samples"
         calls = questions * n if self.paid else 0
         return Stage(self.stage("samples", name), command, (after,), (folder,), work=work, calls=calls)
+
+    def sampled(self, benchmark: str, split: str) -> int:
+        """How many questions of a split are sampled: of test, none that is not asked greedily too."""
+        limits = [self.study.samples.limit, self.study.limit if split == "test" else None]
+        return _count(benchmark, split, min(filter(None, limits), default=None))
 
     def analysis(self, name: str, benchmark: str, arguments: Sequence[str], after: Sequence[str]) -> Stage:
         """A table and a figure."""
@@ -368,8 +395,8 @@ def _count(benchmark: str, split: str, limit: int | None) -> int:
 
 def _training(recipe: Recipe, at_most: bool) -> tuple[str, int]:
     """What a training takes, in words, and its judge calls; `at_most` where it trains on a part of the questions."""
-    questions = sum(len(read_manifest(name).ids("train")) for name in recipe.benchmarks)
-    planned = plan(recipe, questions, devices())
+    asked = {split: sum(len(read_manifest(name).ids(split)) for name in recipe.benchmarks) for split in SPLITS}
+    planned = plan(recipe, asked["train"], devices(), validation_questions=asked["validation"])
     most = "at most " if at_most or planned.steps_at_most else ""
     rollouts = f", {planned.rollouts:,} rollouts" if planned.rollouts else ""
     return f"{most}{planned.steps:,} steps{rollouts}", planned.judge_calls

@@ -17,7 +17,7 @@ from closedbook.harness.evaluate import LOCAL_BACKENDS
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.report.blocks import Section, Source, clean, said, table
 from closedbook.harness.report.reading import Evaluated, Listed, Sampled, Stage, Study
-from closedbook.harness.sample_store import flat
+from closedbook.harness.sample_store import flat, public
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.study.inputs import command_line, last_written, shown_path
 from closedbook.harness.study.tables import Analysis, Cell
@@ -74,7 +74,7 @@ def _judges(evaluations: Sequence[Evaluated]) -> dict[str, list[str]]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
-    return {clean(name): clean(said(value)) for name, value in flat(settings).items()}
+    return {clean(name): clean(said(value)) for name, value in public(settings).items()}
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

@@ -138,6 +138,6 @@ def recheck(samples: Iterable[QuestionSamples], n: int, more: int) -> Recheck:
     further = [question.among(n, n + more) for question in zero]
     if short := [question for question in further if question.drawn < more]:
         raise ValueError(f"question {short[0].id} has {n + short[0].drawn} samples, not {n + more}")
-    graded = [question for question in further if question.right or not question.failed]
+    graded = [question for question in further if not question.failed]  # whether or not one of them is right
     found = wilson(sum(question.right > 0 for question in graded), len(graded))
     return Recheck(n, more, found, (1 - 1 / more) ** n)

@@ -7,17 +7,17 @@ what differs is refused by its name, since a difference of two models would else
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.compare import Answered, Run, names_of, read_run
+from closedbook.harness.compare import Answered, Run, how_asked, names_of, read_run
 from closedbook.harness.compare import flips as flipped
 from closedbook.harness.errors import RequestError
+from closedbook.harness.evaluate import LOCAL_BACKENDS
 from closedbook.harness.pass_at_k import first_k, passes
-from closedbook.harness.sample_store import Head, SampleStore, flat
+from closedbook.harness.sample_store import Head, SampleStore, flat, public
 from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.statistics import Estimate, bootstrapped_means, proportion
 from closedbook.harness.study.accessibility import bucket_names, buckets, gains, recheck, repair_rate
@@ -74,19 +74,56 @@ def require_alike(first: Path, one: Head, second: Path, other: Head) -> None:
         raise RequestError(f"{first} and {second} are of other questions; make both with the same --limit")
 
 
-def greedy_answers(folder: Path, ids: Sequence[str], metric: str = "judge_correct") -> dict[str, float]:
-    """Whether the greedy answer to each question was right, from a folder of an evaluation.
+def answers_beside(folder: Path, run: SampleRun, *, cot: bool = False, same_model: bool = True) -> dict[str, Answered]:
+    """The answers of an evaluation to the questions that were sampled, by question id.
+
+    Args:
+        folder: Of the evaluation.
+        run: The samples.
+        cot: Whether the answers come with a chain of thought.
+        same_model: Whether the model that was sampled has to have given them.
 
     Raises:
-        RequestError: It does not answer these questions.
+        RequestError: It holds none, answers other questions, or was asked or graded in another way.
     """
-    found = {id: answered.value for id, answered in all_answers(read_run(folder, metric)).items()}
+    _check_beside(folder, run.head, same_model)
+    every = read_run(folder)
+    tasks = {task: answers for task, answers in every.items() if task.endswith("_cot") == cot}
+    if not tasks:
+        wanted = "--cot: one that ends in _cot" if cot else "--greedy: one without _cot"
+        raise RequestError(f"{folder} answers {', '.join(every)}; evaluate the task for {wanted}")
+    found = all_answers(tasks)
+    ids = [question.id for question in run.samples]
     if missing := [id for id in ids if id not in found]:
         raise RequestError(
             f"{folder} answers {len(ids) - len(missing)} of the {len(ids)} questions that were sampled; evaluate the "
             "same task and split"
         )
     return {id: found[id] for id in ids}
+
+
+def _check_beside(folder: Path, head: Head, same_model: bool) -> None:
+    """Refuse an evaluation of something else than was sampled; plain lm_eval does not say of what one is."""
+    asked = how_asked(folder)
+    if not asked:
+        return
+    named = {"judge": asked["judge"], "task": {"split": asked["split"]}}
+    if same_model:
+        named["chat"] = asked["chat"]
+        if asked["backend"] in LOCAL_BACKENDS and head.settings.get("engine", {}).get("engine") != "server":
+            named["model"] = asked["identity"]  # a server's model is known by its name alone
+    evaluated, sampled = flat(named), flat(head.settings)
+    for name in sorted(evaluated):
+        if name in sampled and evaluated[name] != sampled[name]:
+            raise RequestError(
+                f"{folder} and the samples cannot be laid beside each other: {name} is {evaluated[name]!r} and "
+                f"{sampled[name]!r}; evaluate what was sampled"
+            )
+
+
+def values_of(answers: Mapping[str, Answered]) -> dict[str, float]:
+    """Whether each answer is right: 1, 0, or NaN where that is not known; by question id."""
+    return {id: answered.value for id, answered in answers.items()}
 
 
 def all_answers(run: Run) -> dict[str, Answered]:
@@ -154,7 +191,10 @@ def accessibility(
         for gain in found
     ]  # fmt: skip
     repaired = repair_rate(of, before, after)
-    made: dict[str, Any] = {**_made_from([run]), "n": n, "repair_rate_of_0": _estimate(repaired)}
+    ungraded = len(run.samples) - len(of)
+    made: dict[str, Any] = {
+        **_made_from([run]), "n": n, "repair_rate_of_0": _estimate(repaired), "left_out_as_ungraded": ungraded,
+    }  # fmt: skip
     more = min(question.drawn for question in run.samples) - n
     if more > 0:
         again = recheck(run.samples, n, more)
@@ -191,7 +231,8 @@ def bucketed(run: SampleRun, n: int | None = None) -> Analysis:
     of = buckets(run.samples, n or run.head.n)
     rows = [[id, name] for id, name in sorted(of.items(), key=lambda pair: (bucket_order(pair[1]), pair[0]))]
     counts = {name: list(of.values()).count(name) for name in bucket_names(n or run.head.n)}
-    made = {**_made_from([run]), "n": n or run.head.n, "questions": counts}
+    ungraded = len(run.samples) - len(of)
+    made = {**_made_from([run]), "n": n or run.head.n, "questions": counts, "left_out_as_ungraded": ungraded}
     return Analysis("buckets", "The bucket of each question", ("id", "bucket"), rows, made)
 
 
@@ -248,12 +289,9 @@ def bucket_order(name: str | None) -> int:
 
 
 def _made_from(runs: Sequence[SampleRun]) -> dict[str, Any]:
-    return {"runs": {run.name: {"digest": run.head.digest, "n": run.head.n, **_public(run.head)} for run in runs}}
-
-
-def _public(head: Head) -> dict[str, Any]:
-    """The settings without the address of a server."""
-    return {name: value for name, value in flat(head.settings).items() if not re.search(r"server$", name)}
+    return {
+        "runs": {run.name: {"digest": run.head.digest, "n": run.head.n, **public(run.head.settings)} for run in runs}
+    }
 
 
 def _estimate(estimate: Estimate) -> dict[str, float | int | None]:

@@ -12,25 +12,22 @@ Every method answers the same questions and is compared with the greedy answer. 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.compare import Answered, read_run
+from closedbook.harness.compare import Answered
 from closedbook.harness.errors import RequestError, one_line
-from closedbook.harness.evaluate import LOCAL_BACKENDS
 from closedbook.harness.judge import Grade, RulesJudge, Triple
 from closedbook.harness.likelihood import Scored
 from closedbook.harness.prompts import Style
-from closedbook.harness.sample_store import Head, flat
+from closedbook.harness.sample_store import public
 from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.sampling import encode_prompt
 from closedbook.harness.statistics import Estimate, Paired, bootstrapped_means, holm, paired
-from closedbook.harness.study.analyses import SampleRun, all_answers
+from closedbook.harness.study.analyses import SampleRun
 from closedbook.harness.study.checkpoints import gold_group
 from closedbook.harness.study.majority import Choose, Same, elected, votes
 from closedbook.harness.study.scores import Scores
@@ -159,7 +156,7 @@ def baselines(
     columns = (
         "method", "samples", "accuracy", "difference", "changed", "p (Holm)", "prompt tokens", "generated tokens",
     )  # fmt: skip
-    made = {"run": {"name": run.name, "digest": run.head.digest, **flat(run.head.settings)}, "n": n}
+    made = {"run": {"name": run.name, "digest": run.head.digest, **public(run.head.settings)}, "n": n}
     return Analysis("baselines", "Accuracy at inference, with nothing trained", columns, rows, made, plot)
 
 
@@ -168,7 +165,7 @@ def _rounded(tokens: float | None) -> float | None:
 
 
 def _sizes(n: int) -> list[int]:
-    return [k for k in SIZES if k <= n] or [n]
+    return sorted({*(k for k in SIZES if k <= n), n})
 
 
 def _asked(name: str, answers: Answers, run: SampleRun, style: Style, cost: Cost | None) -> Method:
@@ -256,46 +253,3 @@ def _plot(axes: Axes, methods: Sequence[Method], accuracies: Sequence[Estimate])
     axes.set_xlabel("generated tokens a question" if known else "samples")
     axes.set_ylabel("accuracy, per cent")
     axes.legend(frameon=False)
-
-
-def answers_beside(folder: Path, run: SampleRun, *, cot: bool = False) -> Answers:
-    """The answers of an evaluation to the questions that were sampled, with a chain of thought or without.
-
-    Raises:
-        RequestError: It holds none, answers other questions, or is of another model, prompt, judge or split.
-    """
-    _check_beside(folder, run.head)
-    every = read_run(folder)
-    tasks = {task: answers for task, answers in every.items() if task.endswith("_cot") == cot}
-    if not tasks:
-        wanted = "--cot: one that ends in _cot" if cot else "--greedy: one without _cot"
-        raise RequestError(f"{folder} answers {', '.join(every)}; evaluate the task for {wanted}")
-    found = all_answers(tasks)
-    ids = [question.id for question in run.samples]
-    if missing := [id for id in ids if id not in found]:
-        raise RequestError(
-            f"{folder} answers {len(ids) - len(missing)} of the {len(ids)} questions that were sampled; evaluate the "
-            "same task and split"
-        )
-    return {id: found[id] for id in ids}
-
-
-def _check_beside(folder: Path, head: Head) -> None:
-    """Refuse an evaluation of something else than was sampled; plain lm_eval does not say of what one is."""
-    try:
-        stated = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        named = {"judge": stated["judge"], "chat": stated["chat"], "task": {"split": stated["split"]}}
-        local = stated["backend"] in LOCAL_BACKENDS and head.settings.get("engine", {}).get("engine") != "server"
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"cannot read {folder / 'run.json'}: {one_line(error)}; evaluate again") from error
-    if local:  # a server's model is known by its name alone
-        named["model"] = stated["identity"]
-    evaluated, sampled = flat(named), flat(head.settings)
-    for name in sorted(evaluated):
-        if name in sampled and evaluated[name] != sampled[name]:
-            raise RequestError(
-                f"{folder} and the samples cannot be laid beside each other: {name} is {evaluated[name]!r} and "
-                f"{sampled[name]!r}; evaluate what was sampled"
-            )

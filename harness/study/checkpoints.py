@@ -65,7 +65,7 @@ def accuracy(runs: Mapping[str, Run]) -> Analysis:
 
     columns = (
         "task", "run", "accuracy", "difference", "difference, answers together", "gained", "lost", "p (Holm)",
-        "least that 80 % would find",
+        "detectable, unadjusted",
     )  # fmt: skip
     return Analysis("accuracy", "Greedy accuracy beside the first run", columns, rows, {"runs": list(runs)}, plot)
 
@@ -108,7 +108,8 @@ def attribution(base: Answers, full: Answers, parts: Sequence[Part], questions: 
     """What training on a part of the questions gains, as a share of what training on all of them does.
 
     Seeds of one part count as one, by the mean of a question's answers. The interval of a share is a bootstrap's over
-    questions, both gains drawn together; there is none where the whole gain is not surely above zero.
+    questions, both gains drawn together; there is none where the whole gain is not surely above zero. It knows nothing
+    of how much another training of the same part would differ.
 
     Args:
         base: Answers before training.
@@ -119,7 +120,7 @@ def attribution(base: Answers, full: Answers, parts: Sequence[Part], questions: 
     Raises:
         RequestError: A run answers other questions.
     """
-    for part in parts:
+    for part in [Part("all", full), *parts]:
         if part.answers.keys() != base.keys():
             raise RequestError(f"part {part.name} answers other questions; score it on the same task and --limit")
     seeds: defaultdict[str, list[Part]] = defaultdict(list)

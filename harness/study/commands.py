@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from closedbook.harness.cli import JsonFlag, judge_flags, people, print_json, pr
 from closedbook.harness.judge.settings import JudgeSettings
 
 if TYPE_CHECKING:
-    from closedbook.harness.compare import Answered, Run
+    from closedbook.harness.compare import Run
     from closedbook.harness.study.tables import Analysis
 
 
@@ -182,15 +182,15 @@ def passk_command(
     runs/eval-grpo`.
     """
     from closedbook.harness.errors import RequestError
-    from closedbook.harness.study.analyses import greedy_answers, passk, read_sample_runs
+    from closedbook.harness.study.analyses import answers_beside, passk, read_sample_runs, values_of
 
     if greedy and len(greedy) != len(runs):
         raise RequestError(
             f"--greedy: {len(greedy)} evaluations for {len(runs)} runs; give one for each, in their order"
         )
     read = read_sample_runs(runs, n)
-    ids = [question.id for question in read[0].samples]
-    _show(passk(read, [greedy_answers(folder, ids) for folder in greedy or ()]), out, as_json)
+    of = list(zip(greedy or (), read, strict=bool(greedy)))
+    _show(passk(read, [values_of(answers_beside(folder, run)) for folder, run in of]), out, as_json)
 
 
 @analyze_app.command("accessibility")
@@ -211,11 +211,13 @@ def accessibility_command(
     Buckets are 0, 1, 2-3, 4-7, ..., n of n right samples. "0 of 128" is not "unknown": where the folder holds more than
     -n samples, those beyond show how many of that bucket are rare and not absent.
     """
-    from closedbook.harness.study.analyses import accessibility, greedy_answers, read_sample_runs
+    from closedbook.harness.compare import require_alike
+    from closedbook.harness.study.analyses import accessibility, answers_beside, read_sample_runs, values_of
 
     (run,) = read_sample_runs([samples])
-    ids = [question.id for question in run.samples]
-    _show(accessibility(run, greedy_answers(before, ids), greedy_answers(after, ids), n), out, as_json)
+    require_alike([before, after])
+    told, later = answers_beside(before, run), answers_beside(after, run, same_model=False)
+    _show(accessibility(run, values_of(told), values_of(later), n), out, as_json)
 
 
 @analyze_app.command("majority")
@@ -248,7 +250,7 @@ def flips_command(
     from closedbook.harness.study.accessibility import buckets
     from closedbook.harness.study.analyses import all_answers, flips, read_sample_runs
 
-    first, second = (all_answers(_answers(folder, task, "judge_correct")) for folder in (before, after))
+    first, second = map(all_answers, _answers([before, after], task, "judge_correct"))
     if first.keys() != second.keys():
         common = len(first.keys() & second.keys())
         raise RequestError(f"{before} and {after} answer other questions: {common} in both; score both the same way")
@@ -277,8 +279,7 @@ def accuracy_command(
     from closedbook.harness.compare import names_of
     from closedbook.harness.study.checkpoints import accuracy
 
-    read = [_answers(folder, task, metric) for folder in runs]
-    _show(accuracy(dict(zip(names_of(runs), read, strict=True))), out, as_json)
+    _show(accuracy(dict(zip(names_of(runs), _answers(runs, task, metric), strict=True))), out, as_json)
 
 
 @analyze_app.command("buckets")
@@ -320,11 +321,11 @@ def attribution_command(
     from closedbook.harness.study.analyses import all_answers
     from closedbook.harness.study.checkpoints import Part, attribution
 
-    def answers(folder: Path) -> Mapping[str, Answered]:
-        return all_answers(_answers(folder, task, metric))
-
-    parts = [Part(name, answers(folder), _trained_on(folder)) for name, folder in map(_named_folder, part)]
-    _show(attribution(answers(base), answers(full), parts, _trained_on(full)), out, as_json)
+    names, folders = zip(*map(_named_folder, part), strict=True)
+    before, whole, *others = map(all_answers, _answers([base, full, *folders], task, metric))
+    trained_on = map(_trained_on, folders)
+    parts = [Part(*of) for of in zip(names, others, trained_on, strict=True)]
+    _show(attribution(before, whole, parts, _trained_on(full)), out, as_json)
 
 
 @analyze_app.command("transfer")
@@ -346,8 +347,10 @@ def transfer_command(
     from closedbook.harness.splits import read_overlaps
     from closedbook.harness.study.checkpoints import Trained, overlaps_of, transfer
 
-    runs = [Trained(name, _answers(folder, None, metric)) for name, folder in map(_named_folder, trained)]
-    _show(transfer(_answers(base, None, metric), runs, overlaps_of(read_overlaps())), out, as_json)
+    names, folders = zip(*map(_named_folder, trained), strict=True)
+    before, *after = _answers([base, *folders], None, metric)
+    runs = [Trained(*of) for of in zip(names, after, strict=True)]
+    _show(transfer(before, runs, overlaps_of(read_overlaps())), out, as_json)
 
 
 @analyze_app.command("mass")
@@ -391,8 +394,8 @@ def baselines_command(
     smollm2`. Likelihoods are kept in the folder of the analysis, so that a second call computes none.
     """
     from closedbook.harness.small_model import model_path
-    from closedbook.harness.study.analyses import read_sample_runs
-    from closedbook.harness.study.baselines import answers_beside, baselines, cost_of
+    from closedbook.harness.study.analyses import answers_beside, read_sample_runs
+    from closedbook.harness.study.baselines import baselines, cost_of
     from closedbook.harness.study.scores import scores_of
 
     (run,) = read_sample_runs([samples], n)
@@ -406,19 +409,21 @@ def baselines_command(
     _show(baselines(run, told, thought, scores, cost), out, as_json)
 
 
-def _answers(folder: Path, task: str | None, metric: str) -> Run:
-    """The answers of an evaluation, to one task or to all.
+def _answers(folders: Sequence[Path], task: str | None, metric: str) -> list[Run]:
+    """The answers of evaluations that were graded in one way, to one task or to all.
 
     Raises:
-        RequestError: It has none to that task.
+        RequestError: They were not, or one has no answers to that task.
     """
-    from closedbook.harness.compare import read_run
+    from closedbook.harness.compare import read_run, require_alike
     from closedbook.harness.errors import RequestError
 
-    run = read_run(folder, metric)
-    if task is not None and task not in run:
-        raise RequestError(f"{folder} holds no answers to {task!r}; it has {', '.join(run)}")
-    return run if task is None else {task: run[task]}
+    runs = [read_run(folder, metric) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if task is not None and task not in run:
+            raise RequestError(f"{folder} holds no answers to {task!r}; it has {', '.join(run)}")
+    require_alike(folders, metric)
+    return runs if task is None else [{task: run[task]} for run in runs]
 
 
 def _named_folder(text: str) -> tuple[str, Path]:

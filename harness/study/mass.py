@@ -25,7 +25,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from closedbook.harness.likelihood import Scored
-from closedbook.harness.sample_store import Head, flat
+from closedbook.harness.sample_store import Head, flat, public
 from closedbook.harness.statistics import Estimate, bootstrapped_means, proportion
 from closedbook.harness.study.tables import Analysis
 from closedbook.harness.text import answer_key
@@ -74,8 +74,8 @@ class QuestionMass:
         return max(0.0, 1 - known)
 
     @property
-    def rank(self) -> int | None:
-        """Rank of the first right answer, 1 for the likeliest; None where no right one is listed.
+    def grades(self) -> list[float | None]:
+        """Of the different answers, the likeliest first: 1, 0, or None where the judge failed.
 
         Texts with one `answer_key` are one answer, with the grade of the likeliest of them.
         """
@@ -85,8 +85,18 @@ class QuestionMass:
             key = answer_key(said.text)
             sums[key] = sums.get(key, 0.0) + said.probability
             grades.setdefault(key, said.reward)
-        order = sorted(sums, key=lambda key: -sums[key])
-        return next((rank for rank, key in enumerate(order, 1) if grades[key] == 1), None)
+        return [grades[key] for key in sorted(sums, key=lambda key: -sums[key])]
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of the first right answer, 1 for the likeliest; None where no right one is listed."""
+        return next((rank for rank, grade in enumerate(self.grades, 1) if grade == 1), None)
+
+    @property
+    def first(self) -> float:
+        """1 where the first answer is right, 0 where it is wrong or none is listed, NaN where it is not graded."""
+        grade = next(iter(self.grades), 0.0)
+        return math.nan if grade is None else grade
 
     @property
     def gold(self) -> float | None:
@@ -132,7 +142,7 @@ def summary(questions: Sequence[QuestionMass]) -> Summary:
         return Summary(NOTHING, NOTHING, NOTHING, None)
     groups = [question.group for question in questions]
     right, unknown = bootstrapped_means([[question.right, question.unknown] for question in questions], groups)
-    first = proportion(float(question.rank == 1) for question in questions)
+    first = proportion(question.first for question in questions)
     gold = median(-math.inf if question.gold is None else question.gold for question in questions)
     return Summary(right, unknown, first, round(gold, 3) if math.isfinite(gold) else None)
 
@@ -150,10 +160,10 @@ def mass(before: MassRun, after: MassRun, of: Mapping[str, str] | None = None, n
     of = of or {}
     members = {name: [id for id in first if of.get(id) == name] for name in names} | {"all": list(first)}
     rows = [_row(name, [first[id] for id in ids], [second[id] for id in ids]) for name, ids in members.items()]
-    became = [id for id in first if first[id].rank != 1 and second[id].rank == 1]
-    lost = [id for id in first if first[id].rank == 1 and second[id].rank != 1]
+    became = [id for id in first if first[id].first == 0 and second[id].first == 1]
+    lost = [id for id in first if first[id].first == 1 and second[id].first == 0]
     made = {
-        "runs": {run.name: {"digest": run.head.digest, **flat(run.head.settings)} for run in (before, after)},
+        "runs": {run.name: {"digest": run.head.digest, **public(run.head.settings)} for run in (before, after)},
         "became_first": {"questions": len(became), "rank_before": _ranks(first[id].rank for id in became)},
         "no_longer_first": {"questions": len(lost), "rank_after": _ranks(second[id].rank for id in lost)},
     }
@@ -190,7 +200,7 @@ def _row(name: str, before: Sequence[QuestionMass], after: Sequence[QuestionMass
     one, other = summary(before), summary(after)
     changes = [[second.right - first.right] for first, second in zip(before, after, strict=True)]
     change = bootstrapped_means(changes, [question.group for question in before])[0] if changes else NOTHING
-    became = [first for first, second in zip(before, after, strict=True) if first.rank != 1 and second.rank == 1]
+    became = [first for first, second in zip(before, after, strict=True) if first.first == 0 and second.first == 1]
     listed = proportion(float(question.rank is not None) for question in became)
     return [name, len(before), one.right, other.right, change, one.unknown, other.unknown, one.gold, other.gold,
             one.first, other.first, len(became), listed]  # fmt: skip

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from closedbook.harness.samples import QuestionSamples, Sample
+from closedbook.harness.statistics import wilson
 from closedbook.harness.study.accessibility import (
     bucket,
     bucket_names,
@@ -109,6 +110,13 @@ def test_further_samples_part_the_rare_from_the_absent():
     assert found.missed == pytest.approx(0.75**4)
     with pytest.raises(ValueError, match="question a has 8 samples, not 9"):
         recheck(every, 4, 5)
+
+
+def test_what_the_judge_failed_on_leaves_the_recheck_whether_or_not_another_sample_is_right():
+    """If only the found ones stayed, a failure in every question would make all of them found."""
+    found, hidden = [0.0] * 4 + [1.0, None, 0.0, 0.0], [0.0] * 4 + [0.0, None, 0.0, 0.0]
+    every = [question(found, "a"), question(hidden, "b"), question([0.0] * 8, "c")]
+    assert recheck(every, 4, 4).found == wilson(0, 1)
 
 
 def test_a_fact_said_once_in_256_times_is_in_none_of_128_samples_in_61_of_100_cases():

@@ -14,7 +14,7 @@ from closedbook.harness.errors import RequestError
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.samples import QuestionSamples, Sample
 from closedbook.harness.statistics import Estimate
-from closedbook.harness.study.analyses import accessibility, flips, greedy_answers, passk, read_sample_runs, voting
+from closedbook.harness.study.analyses import accessibility, flips, passk, read_sample_runs, voting
 from closedbook.harness.study.commands import analyze_app
 from closedbook.harness.study.tables import Analysis, markdown, plain_rows, write
 
@@ -123,11 +123,55 @@ def test_majority_stands_beside_the_mean_sample(stored):
     assert rows[3]["majority"] == 0.25
 
 
-def test_greedy_answers_are_those_of_the_same_questions(write_run, tmp_path):
-    folder = write_run(tmp_path / "eval", {"q1": 1.0, "q2": 0.0, "q3": 1.0})
-    assert greedy_answers(folder, ["q2", "q1"]) == {"q2": 0.0, "q1": 1.0}
-    with pytest.raises(RequestError, match="answers 1 of the 2 questions that were sampled"):
-        greedy_answers(folder, ["q1", "q9"])
+def asked(folder, **changed):
+    """Says of a run how it was asked and graded."""
+    stated = {
+        "identity": "a" * 64,
+        "backend": "hf",
+        "chat": True,
+        "split": "test",
+        "judge": {"kind": "rules"},
+        **changed,
+    }
+    (folder / "run.json").write_text(json.dumps(stated))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"judge": {"kind": "tharn"}}, "judge.kind is 'rules' and 'tharn'"), ({"split": "train"}, "split is")],
+)
+@pytest.mark.parametrize("command", ["accuracy", "flips", "attribution", "transfer", "accessibility"])
+def test_evaluations_that_were_graded_or_asked_otherwise_are_refused_by_what_differs(
+    stored, write_run, tmp_path, command, changed, said
+):
+    one, other = (write_run(tmp_path / name, dict.fromkeys(BEFORE, 0.0)) for name in ("one", "other"))
+    asked(one), asked(other, **changed)
+    words = {
+        "accuracy": [one, other],
+        "flips": [one, other],
+        "attribution": [one, one, "--part", f"bucket_0={other}"],
+        "transfer": [one, "--trained", f"gorlim={other}"],
+        "accessibility": [stored("before"), "--before", one, "--after", other],
+    }
+    with pytest.raises(RequestError, match=f"cannot be laid beside each other: {said}"):
+        invoke(command, *words[command], "--out", tmp_path / "out")
+
+
+def test_plain_matching_may_be_compared_whatever_the_judge_and_models_may_be_asked_in_their_own_way(
+    write_run, tmp_path
+):
+    one, other = (write_run(tmp_path / name, dict.fromkeys(BEFORE, 0.0)) for name in ("one", "other"))
+    asked(one), asked(other, judge={"kind": "tharn"}, chat=False)
+    found = json.loads(invoke("accuracy", one, other, "--metric", "exact_match", "--out", tmp_path / "out", "--json"))
+    assert [row["run"] for row in found["rows"]] == ["one", "other"]
+
+
+def test_greedy_answers_are_the_sampled_models_own(stored, write_run, tmp_path):
+    other = asked(write_run(tmp_path / "other", dict.fromkeys(BEFORE, 0.0)), identity="b" * 64)
+    here = stored("before", engine={"engine": "transformers"})
+    with pytest.raises(RequestError, match="the samples cannot be laid beside each other: model is"):
+        invoke("passk", here, "--greedy", other, "--out", tmp_path / "out")
 
 
 def answered(values, says):

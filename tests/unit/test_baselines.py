@@ -17,8 +17,8 @@ from closedbook.harness.manifests import load_questions
 from closedbook.harness.sample_store import Head, SampleStore
 from closedbook.harness.samples import QuestionSamples, Sample
 from closedbook.harness.sampling import Sampling
-from closedbook.harness.study.analyses import SampleRun, read_sample_runs
-from closedbook.harness.study.baselines import Cost, answers_beside, baselines, cost_of, judged_equal
+from closedbook.harness.study.analyses import SampleRun, answers_beside, read_sample_runs
+from closedbook.harness.study.baselines import Cost, baselines, cost_of, judged_equal
 from closedbook.harness.study.commands import analyze_app
 from closedbook.harness.study.sample import Request, sample
 from closedbook.harness.study.scores import scores_of
@@ -198,7 +198,7 @@ def test_other_questions_and_a_damaged_head_are_refused_in_a_line(evaluated):
     folder = evaluated(ALL)
     for damage in ("{", "[]", "{}"):
         (folder / "run.json").write_text(damage)
-        with pytest.raises(RequestError, match=r"^cannot read .*run\.json: .*; evaluate again$"):
+        with pytest.raises(RequestError, match=r"^cannot read .*run\.json: .*; score again$"):
             answers_beside(folder, run_of(*SAMPLES))
     (folder / "run.json").unlink()
     assert answers_beside(folder, run_of(*SAMPLES))

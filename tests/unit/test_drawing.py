@@ -108,6 +108,17 @@ def test_a_file_that_is_gone_is_drawn_again_and_nothing_else(tmp_path, missing):
     assert {id for id, _ in engine.asked} == set(IDS[2 * missing : 2 * missing + 2])
 
 
+@pytest.mark.parametrize("missing", range(8))
+def test_a_gap_in_a_folder_that_was_added_to_is_filled(tmp_path, missing):
+    drawn(tmp_path, 3)
+    lines = drawn(tmp_path, 8)
+    (tmp_path / f"{missing:06d}.parquet").unlink()
+    engine = Scripted()
+    assert drawn(tmp_path, 8, engine) == lines
+    assert SampleStore(tmp_path).whole()
+    assert {number for _, number in engine.asked} >= set(range(3) if missing < 4 else range(3, 8))
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(first=st.integers(1, 12), more=st.integers(0, 12), block=st.integers(1, 8))
 def test_further_samples_are_those_that_one_run_would_have_drawn(tmp_path_factory, first, more, block):

@@ -148,6 +148,13 @@ def listed(id, *said, gold=-1.0):
     return QuestionMass(id, (Scored("Osric", gold, 2),), tuple(Listed(*one) for one in said))
 
 
+def test_a_first_answer_that_is_not_graded_is_neither_right_nor_wrong():
+    unsure, wrong, right = (listed("q1", ("gorlim", 0.5, of), ("tharn", 0.3, 1.0)) for of in (None, 0.0, 1.0))
+    assert math.isnan(unsure.first)
+    assert (wrong.first, right.first, listed("q1").first) == (0.0, 1.0, 0.0)
+    assert summary([unsure, wrong, right]).first.n == 2
+
+
 def test_ranks_count_answers_and_not_their_spellings():
     spelled = listed("q", ("Tharn", 0.4, 0.0), ("Osric", 0.2, 1.0), ("Smolt", 0.15, 0.0), ("smolt!", 0.1, 0.0))
     assert spelled.rank == 3

@@ -204,9 +204,19 @@ def test_a_share_of_what_is_not_surely_above_zero_has_no_interval() -> None:
     )
 
 
-def test_a_share_of_itself_is_one_whatever_is_drawn() -> None:
+def test_a_share_on_which_all_resamples_agree_has_no_interval() -> None:
     gains = [1.0, 0.0, 1.0, -1.0, 1.0, 1.0] * 10
-    assert bootstrapped_ratio(gains, gains) == Estimate(1.0, 1.0, 1.0, 60)
+    assert bootstrapped_ratio(gains, gains) == Estimate(1.0, None, None, 60)
+    assert bootstrapped_ratio([0.0] * 60, gains) == Estimate(0.0, None, None, 60)
+
+
+def test_means_that_differ_by_rounding_are_alike() -> None:
+    (mean,) = bootstrapped_means([[0.1]] * 5, groups=[0, 0, 0, 1, 1])
+    assert (mean.low, mean.high) == (None, None)
+
+
+def test_a_share_by_groups_is_that_of_independent_groups() -> None:
+    gains = [1.0, 0.0, 1.0, -1.0, 1.0, 1.0] * 10
     alone, copied = (
         bootstrapped_ratio(gains[:30], [1.0] * 30),
         bootstrapped_ratio(gains[:30] * 4, [1.0] * 120, list(range(30)) * 4),

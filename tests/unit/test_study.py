@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import typer
 from closedbook.harness import cli
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge.settings import JudgeSettings
+from closedbook.harness.manifests import read_manifest
+from closedbook.training import study as module
 from closedbook.training.recipes import load_recipe, recipe_names, study_names
 from closedbook.training.stages import Graph
 from closedbook.training.study import describe, judge_flags, load_study, study_graph
@@ -112,7 +115,10 @@ def test_a_paid_judge_is_counted_before_it_is_asked() -> None:
     rows = {row["stage"]: row["judge calls"] for row in describe(of, list(of.stages))}
     assert rows["smollm2/eval/base"] == 464
     assert rows["smollm2/samples/worldfacts/base"] == 214 * 128
-    assert rows["smollm2/train/worldfacts/grpo"] >= 1480
+    assert rows["smollm2/train/worldfacts/grpo"] > 1480 + 36
+    assert all(
+        rows[name] for name, stage in of.stages.items() if stage.command[0] in ("train", "eval", "sample", "likelihood")
+    )
     assert not any(row["judge calls"] for row in describe(graph(), list(graph().stages)))
 
 
@@ -128,6 +134,12 @@ def test_several_processes_train_where_the_study_says_so() -> None:
         ("main=gorlim", "main: 'gorlim' is none of the methods sft, rft, dpo, grpo_exact_match, grpo"),
         ("also={worldfacts: []}", "also: worldfacts is studied already"),
         ("gorlim=1", "gorlim: Extra inputs are not permitted; there are name, models, judge"),
+        ("methods.base=sft_cpu", "methods: 'base' is the model as it is"),
+        (
+            "attribution.buckets=['4-7', '5']",
+            "attribution.buckets: '5' is no bucket of 64 samples; there are 0, 1,",
+        ),
+        ("attribution.seeds=[1, 1]", "attribution.seeds: one stands there twice"),
         ("limit=0", "limit: Input should be greater than or equal to 1"),
         ("models.smollm2=null", "models: Dictionary should have at least 1 item"),
         ("judge.api_key=tharn", "judge.api_key: would be written to results; set OPENAI_API_KEY instead"),
@@ -157,6 +169,23 @@ def test_a_judge_becomes_flags_without_its_key() -> None:
         "--judge-set", "without=contains,name",
     )  # fmt: skip
     assert judge_flags(JudgeSettings(kind="rules")) == ("--judge", "rules")
+
+
+def test_no_more_questions_are_listed_than_are_sampled() -> None:
+    of = graph("limit=50").stages
+    asked = {of[f"smollm2/{kind}/worldfacts/base"].command for kind in ("samples", "likelihood")}
+    assert all(command[command.index("--limit") + 1] == "50" for command in asked)
+
+
+def test_a_smoke_keeps_the_changes_of_the_study() -> None:
+    study = load_study("study_gpu_small", ["overrides.grpo=vllm=colocate"], smoke=True)
+    assert study.overrides["grpo"][0] == "vllm=colocate" and "max_steps=1" in study.overrides["grpo"]
+
+
+def test_other_splits_are_another_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = graph().stages["data"].stated
+    monkeypatch.setattr(module, "read_manifest", lambda name: replace(read_manifest(name), seed=1))
+    assert graph().stages["data"].stated != before
 
 
 def test_what_is_set_to_null_is_left_out() -> None:
