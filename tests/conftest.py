@@ -86,15 +86,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             skip_or_fail(marker, reason)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, those of one file stay together, and so do those of a dear fixture."""
-    for item in items:
-        used = getattr(item, "fixturenames", ())
-        dear = next((name for name in ("vllm_server", "whole_study") if name in used), item.path.name)
-        item.add_marker(pytest.mark.xdist_group(dear))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the tests off the network and out of the user's caches; libraries read these variables when imported."""
     home = tempfile.TemporaryDirectory(prefix="closedbook-tests-", ignore_cleanup_errors=True)

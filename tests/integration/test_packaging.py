@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("packaging")  # of one environment, in one process
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "mutants", "runs", "htmlcov")
 

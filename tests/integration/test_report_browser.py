@@ -338,22 +338,3 @@ def test_a_machine_without_a_browser_skips_and_ci_fails(monkeypatch: pytest.Monk
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="no browser"):
         executable()
-
-
-@pytest.mark.model
-@pytest.mark.data
-@pytest.mark.timeout(1200)
-def test_the_report_of_a_whole_study_stands_the_same_looks(browser: Browser, whole_study: Path) -> None:
-    with opening(browser, whole_study / "report.html") as open_page:
-        for scheme in ("light", "dark"):
-            page = open_page(viewport=PHONE, color_scheme=scheme, is_mobile=True, has_touch=True)
-            unfold(page)
-            assert too_wide(page) == []
-            assert too_pale(page) == []
-        page = open_page()
-        wanted, reached, unseen = keyboard(page)
-        assert wanted == reached > 100
-        assert unseen == []
-        before = page.locator("#accuracy-1-table tbody tr").all_inner_texts()
-        page.locator("#accuracy-1-table th button").nth(1).click()
-        assert sorted(page.locator("#accuracy-1-table tbody tr").all_inner_texts()) == sorted(before)

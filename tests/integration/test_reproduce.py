@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 ANALYSES = ("accuracy", "passk", "majority", "accessibility", "flips", "buckets", "attribution", "baselines", "mass")
 
+LOOKS = runpy.run_path(str(Path(__file__).with_name("test_report_browser.py")))
+browser = LOOKS["browser"]
 Reproduced = Callable[[Path], list[dict[str, object]]]
 
 pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.timeout(1200)]
@@ -39,3 +43,19 @@ def test_every_checkpoint_of_a_study_says_what_it_was_trained_on(whole_study: Pa
     assert len(folders) == 8
     ids = {folder.name: json.loads((folder / "provenance.json").read_text())["train_ids"] for folder in folders}
     assert len(ids["bucket_0-seed0"]) == len(ids["random_as_0-seed0"]) < len(ids["sft"])
+
+
+def test_the_report_of_a_whole_study_stands_the_same_looks(browser: Browser, whole_study: Path) -> None:
+    with LOOKS["opening"](browser, whole_study / "report.html") as open_page:
+        for scheme in ("light", "dark"):
+            page = open_page(viewport=LOOKS["PHONE"], color_scheme=scheme, is_mobile=True, has_touch=True)
+            LOOKS["unfold"](page)
+            assert LOOKS["too_wide"](page) == []
+            assert LOOKS["too_pale"](page) == []
+        page = open_page()
+        wanted, reached, unseen = LOOKS["keyboard"](page)
+        assert wanted == reached > 100
+        assert unseen == []
+        before = page.locator("#accuracy-1-table tbody tr").all_inner_texts()
+        page.locator("#accuracy-1-table th button").nth(1).click()
+        assert sorted(page.locator("#accuracy-1-table tbody tr").all_inner_texts()) == sorted(before)
