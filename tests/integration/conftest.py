@@ -103,7 +103,8 @@ def reproduced() -> Callable[[Path], list[dict[str, object]]]:
     def run(out: Path) -> list[dict[str, object]]:
         study = ROOT / "training" / "recipes" / "study_cpu.yaml"
         command = [sys.executable, "-m", "closedbook.harness.cli", "reproduce", "--config", str(study), "--smoke"]
-        done = subprocess.run([*command, "--out", str(out), "--json"], capture_output=True, text=True)
+        alone = os.environ | {"OMP_NUM_THREADS": "1"}  # beside another worker's tests two threads wait for each other
+        done = subprocess.run([*command, "--out", str(out), "--json"], capture_output=True, text=True, env=alone)
         assert done.returncode == 0, done.stderr
         rows: list[dict[str, object]] = json.loads(done.stdout)
         return rows

@@ -16,7 +16,7 @@ LOOKS = runpy.run_path(str(Path(__file__).with_name("test_report_browser.py")))
 browser = LOOKS["browser"]
 Reproduced = Callable[[Path], list[dict[str, object]]]
 
-pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.timeout(3000)]
 
 
 def names(paths: Sequence[Path]) -> set[str]:

@@ -132,13 +132,17 @@ def begun(out: Path) -> tuple[subprocess.Popen[str], int]:
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not (found := children.read_text().split()) and time.monotonic() < until:
         time.sleep(0.05)
     (child,) = found
-    while "judge" not in (out / "stages" / "a.log").read_text() and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(3)  # until it reads, or a signal would meet a Python that is still starting
+    while time.monotonic() < until:
+        try:  # this end cannot be opened before the command has opened its own
+            os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError:
+            time.sleep(0.05)
+    time.sleep(0.2)
     return parent, int(child)
 
 
@@ -146,7 +150,7 @@ def begun(out: Path) -> tuple[subprocess.Popen[str], int]:
 def test_an_interrupt_reaches_the_command_and_the_stage_is_not_done(tmp_path: Path, asked: signal.Signals) -> None:
     parent, child = begun(tmp_path)
     parent.send_signal(asked)
-    _, said = parent.communicate(timeout=60)
+    _, said = parent.communicate(timeout=300)
     assert parent.returncode and "WorkError: interrupted; the same command goes on" in said
     assert not Path(f"/proc/{child}").exists()
     assert not (tmp_path / "stages" / "a.json").exists()
