@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 class Subset(Section):
-    """Which of the train questions: a list of ids, or one bucket of a file that `analyze accessibility` wrote."""
+    """Which of the train questions: a list of ids, or one bucket of a file that `analyze buckets` wrote."""
 
     ids: str | None = Field(default=None, description="File with the ids to train on, one a line")
     buckets: str | None = Field(default=None, description="File with the bucket of each question")
