@@ -125,6 +125,7 @@ def _largest(block: Table) -> list[Tile]:
             change, before, after = best[at["difference"]], rows[0][at["accuracy"]], best[at["accuracy"]]
             more = f"{change.text} points {change.interval} beside {rows[0][at['run']].text}"
             more += f", {ADJUSTED} {best[at[ADJUSTED]].text}" if ADJUSTED in at else ""
+            more += f"; the largest of {len(changed)} changes" if len(changed) > 1 else ""
             of = block.caption.partition(": ")[2]
             what = f"{task}: {best[at['run']].text}{f' ({of})' if of else ''}"
             tiles.append(Tile(what, f"{before.text} \N{RIGHTWARDS ARROW} {after.text} %", more, block.id))

@@ -465,7 +465,7 @@ def test_a_difference_that_its_own_test_leaves_to_chance_has_no_colour(whole):
     study = read_study([whole])
     tiles = glance(sections(study))
     assert [tile.what for tile in tiles] == [f"{OTHER}: grpo", f"{TASK}: grpo"]
-    assert tiles[1].more.endswith("beside base, p (Holm) < 0.001")
+    assert tiles[1].more.endswith("beside base, p (Holm) < 0.001; the largest of 2 changes")
 
 
 def test_a_heat_map_wants_its_columns():
