@@ -344,6 +344,7 @@ def _outputs(recipe: Recipe, memory: Memory | None) -> tuple[Output, ...]:
     folder, save = recipe.folder, recipe.save
     # what is trained, in the type of its gradients, and Adam's averages, which a resumed run needs
     size = f", about {_gigabytes(memory.gradients + memory.optimizer)}" if memory else ""
+    kept = f"the last {save.keep} and the best" + ("; none in the end" if save.when_finished == "remove" else "")
     outputs = [
         Output(folder / RECIPE_FILE, "this recipe, resolved"),
         Output(folder / LOG_FILE, "figures of every step"),
@@ -353,7 +354,7 @@ def _outputs(recipe: Recipe, memory: Memory | None) -> tuple[Output, ...]:
     outputs += [
         Output(
             folder / "checkpoint-N",
-            f"every {_count(save.every, 'step')}, the last {save.keep} and the best; each with provenance.json{size}",
+            f"every {_count(save.every, 'step')}, {kept}; each with provenance.json{size}",
         ),
         Output(folder / "model.safetensors", "the trained model, with its tokenizer, README.md and provenance.json"),
     ]

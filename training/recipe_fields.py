@@ -80,6 +80,9 @@ class Save(Section):
 
     every: Whole = Field(default=40, ge=1, description="Optimiser steps between two checkpoints")
     keep: Whole = Field(default=2, ge=1, description="Checkpoints to keep, besides the best")
+    when_finished: Literal["keep", "remove"] = Field(
+        default="keep", description="The checkpoints of a finished run: keep, or remove; the trained model stays"
+    )
 
 
 class Recipe(Section):
@@ -220,7 +223,7 @@ READ_BY: Mapping[str, tuple[Method, ...]] = {
 
 # What may change while a run goes on: none of it decides what the model learns.
 MAY_CHANGE = (
-    *("output_dir", "watch", "report_to", "save.keep", "vllm.url", "vllm.memory_share"),
+    *("output_dir", "watch", "report_to", "save.keep", "save.when_finished", "vllm.url", "vllm.memory_share"),
     *(f"judge.{name}" for name in ("base_url", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout")),
     *(f"judge.{name}" for name in ("retries", "price_in", "price_out", "budget", "max_failures", "cache")),
     *(f"judge.{name}" for name in ("memory_share", "context")),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -107,6 +108,7 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
     """
     folder = _opened(recipe, resume)
     if (folder / PROVENANCE_FILE).is_file():
+        _remove_checkpoints(recipe)  # it may have been killed before all were gone
         return _found(folder)
     questions, validation = train_questions(recipe), validation_questions(recipe)
     planned = plan(recipe, len(questions), devices(), validation_questions=len(validation))
@@ -372,3 +374,11 @@ def _finish(recipe: Recipe, best: Path, validated: int) -> None:
     write_model(recipe, best, folder)
     write_text(folder / "README.md", model_card(recipe, provenance, read_log(folder / LOG_FILE), validated))
     write_provenance(folder, provenance)
+    _remove_checkpoints(recipe)
+
+
+def _remove_checkpoints(recipe: Recipe) -> None:
+    """Free what a finished run needs no more, where the recipe says so."""
+    if recipe.save.when_finished == "remove" and is_main():
+        for checkpoint in checkpoints(recipe.folder):
+            shutil.rmtree(checkpoint)

@@ -323,6 +323,7 @@ class _Model:
             f"model={self.model}",
             f"benchmarks={benchmark}",
             f"name={method}",
+            "save.when_finished=remove",  # a study makes many runs, and only their models are asked
         ]
         changed += [f"judge={_inline(self.study.judge)}", f"output_dir={folder}"]
         loaded = load_recipe(base, changed)

@@ -265,6 +265,20 @@ def test_without_validation_questions_the_last_checkpoint_is_the_best_which_is_s
     assert "No validation question was asked" in (done.folder / "README.md").read_text()
 
 
+def test_a_finished_run_keeps_its_checkpoints_unless_the_recipe_says_otherwise(recipe):
+    done = train(recipe("sft_cpu", "max_steps=2", "save.when_finished=remove"), progress=False)
+    assert weights(done.folder) and not list(done.folder.glob("checkpoint-*"))
+    again = train(recipe("sft_cpu", "max_steps=2", "save.when_finished=keep"), resume=True, progress=False)
+    assert (again.finished, again.best_step, again.accuracy) == (True, done.best_step, done.accuracy)
+
+
+def test_a_run_killed_before_its_checkpoints_were_gone_removes_them_when_it_is_resumed(recipe):
+    done = train(recipe("sft_cpu", "max_steps=2"), progress=False)
+    assert checkpoints(done.folder)
+    assert train(recipe("sft_cpu", "max_steps=2", "save.when_finished=remove"), resume=True, progress=False).finished
+    assert weights(done.folder) and not list(done.folder.glob("checkpoint-*"))
+
+
 def test_the_judges_address_stays_in_the_runs_own_recipe_and_is_in_nothing_that_is_given_away(recipe):
     with JudgeServer(lambda prompt: "1.0") as server:
         done = train(recipe("grpo_cpu", "max_steps=2", *judged(server.url)), progress=False)
