@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, one_line
-from closedbook.harness.statistics import Estimate
+from closedbook.harness.statistics import Estimate, number
 
 if TYPE_CHECKING:
     from closedbook.harness.compare import Run
@@ -229,17 +229,20 @@ def _end_if_too_many(tally: Tally, settings: JudgeSettings, kept: object) -> Non
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: bool = True) -> None:
     """A table for people; `whole` keeps words and figures in one piece, whatever the width of the screen."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
+    names = list(columns)
+    for column in names:
         table.add_column(column, no_wrap=whole, overflow="fold")
     for row in rows:
-        table.add_row(*(escape("-" if cell is None else _cell(cell)) for cell in row))
+        table.add_row(*(escape("-" if cell is None else _cell(cell, of)) for cell, of in zip(row, names, strict=True)))
     console = Console(width=Console(width=1000).measure(table).maximum if whole else None)
     console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(table)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, column: str) -> str:
     """An estimate takes two lines, the figure and its interval, so that a row fits a narrow screen."""
+    if isinstance(value, float):
+        return number(value, column)
     return str(value).replace(" [", "\n[") if isinstance(value, Estimate) else str(value)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from closedbook.harness.errors import RequestError, one_line
+from closedbook.harness.fields import flat
 from closedbook.harness.metrics import METRICS
-from closedbook.harness.sample_store import flat
 from closedbook.harness.statistics import Estimate, Paired, holm, paired, proportion
 
 
@@ -70,13 +70,22 @@ def read_run(folder: Path, metric: str = "judge_correct") -> Run:
     """
     if metric not in METRICS:
         raise RequestError(f"no metric {metric!r}; there are {', '.join(METRICS)}")
-    files = sorted(folder.rglob("samples_*.jsonl"), key=lambda path: path.name)
+    files = _sample_files(folder)
     if not files:
         raise RequestError(f"{folder} holds no samples; name a folder of closedbook eval, or of lm_eval --log_samples")
     if len(models := sorted({path.parent for path in files})) > 1:
         raise RequestError(f"{folder} holds runs of several models; name one of {', '.join(map(str, models))}")
-    latest = {path.name.removeprefix("samples_").rsplit("_", 1)[0]: path for path in files}
-    return {task: dict(_answers(path, metric)) for task, path in latest.items()}
+    return {task: dict(_answers(path, metric)) for task, path in last_written(folder).items()}
+
+
+def last_written(folder: Path) -> dict[str, Path]:
+    """The file of answers of each task of an evaluation that was written last, by task."""
+    return {path.name.removeprefix("samples_").rsplit("_", 1)[0]: path for path in _sample_files(folder)}
+
+
+def _sample_files(folder: Path) -> list[Path]:
+    """All files of answers, the oldest first."""
+    return sorted(folder.rglob("samples_*.jsonl"), key=lambda path: path.name)
 
 
 def _answers(path: Path, metric: str) -> Iterator[tuple[str, Answered]]:

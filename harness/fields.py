@@ -1,4 +1,4 @@
-"""The fields of a configuration, as rows for its documentation: what each may be, its default, and what it does.
+"""Settings by the whole names of their fields, `judge.model`; and those fields as rows for the documentation.
 
 >>> from closedbook.harness.judge.settings import JudgeSettings
 >>> next(row for row in field_rows(JudgeSettings) if row.name == "timeout")
@@ -74,3 +74,18 @@ def _of_form(form: Mapping[str, Any]) -> list[str]:
 
 def _either(words: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their whole names, without the addresses of servers."""
+    return {
+        name: value for name, value in flat(settings).items() if name.rpartition(".")[2] not in ("server", "base_url")
+    }
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings with those of sections by their whole names, `judge.model`."""
+    whole: dict[str, Any] = {}
+    for name, value in settings.items():
+        whole |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return whole

@@ -166,6 +166,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def busy(folder: Path) -> bool:
+    """Whether a run that keeps others out of a folder is there at this moment."""
+    try:
+        with alone(folder):
+            return False
+    except RequestError:
+        return folder.is_dir()
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[int]:
     """Keep other runs out of a folder for a while; one that is killed lets go of it.

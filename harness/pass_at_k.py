@@ -75,7 +75,7 @@ def curve(questions: Sequence[Sampled], ks: Sequence[int], groups: Sequence[Hash
     known = [question.n > 0 for question in questions]
     table = [[pass_at_k(of.n, of.right, k) for k in ks] for of in questions if of.n]
     drawn = None if groups is None else [group for group, kept in zip(groups, known, strict=True) if kept]
-    estimates = bootstrapped_means(table, drawn) if table else [Estimate(None, None, None, 0)] * len(ks)
+    estimates = bootstrapped_means(table, drawn) if table else [Estimate.unknown()] * len(ks)
     return [PassAtK(k, estimate, _bounds(questions, k)) for k, estimate in zip(ks, estimates, strict=True)]
 
 

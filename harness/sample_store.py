@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from closedbook.harness.errors import RequestError, one_line
+from closedbook.harness.fields import flat
 from closedbook.harness.files import renamed_when_whole, write_text
 from closedbook.harness.samples import QuestionSamples, Sample, joined
 
 VERSION = 1
 HEAD = "samples.json"
-COLUMNS = ("id", "text", "answer", "reward", "draws")
 
 
 class Head(NamedTuple):
@@ -121,14 +121,17 @@ class RecordStore:
     def _parts(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.parquet") if path.stem.isdecimal())
 
-    def _rows(self, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def _rows(self, schema: Any) -> Iterator[Mapping[str, Any]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         for path in self._parts():
             try:
-                yield from pq.read_table(path, columns=list(columns)).to_pylist()
-            except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+                table = pq.read_table(path, columns=schema.names)
+                if table.schema != schema:
+                    raise ValueError("its columns are others")
+                yield from table.to_pylist()
+            except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 raise RequestError(
                     f"cannot read {path}: {one_line(error)}; remove it, and the same `{self.command}` draws what it "
                     "held"
@@ -182,7 +185,7 @@ class SampleStore(RecordStore):
             RequestError: A file cannot be read.
         """
         found: defaultdict[str, list[QuestionSamples]] = defaultdict(list)
-        for row in self._rows(COLUMNS):
+        for row in self._rows(_schema()):
             said = Sample(row["text"], row["answer"], row["reward"], tuple(row["draws"]))
             found[row["id"]].append(QuestionSamples(row["id"], (said,)))
         return {id: whole for id, lines in found.items() if (whole := joined(lines, n)).samples}
@@ -217,20 +220,5 @@ class SampleStore(RecordStore):
 def _schema() -> Any:
     import pyarrow as pa
 
-    types = (pa.string(), pa.string(), pa.string(), pa.float64(), pa.list_(pa.int32()))
-    return pa.schema(list(zip(COLUMNS, types, strict=True)))
-
-
-def public(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their whole names, without the addresses of servers."""
-    return {
-        name: value for name, value in flat(settings).items() if name.rpartition(".")[2] not in ("server", "base_url")
-    }
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings with those of sections by their whole names, `judge.model`."""
-    whole: dict[str, Any] = {}
-    for name, value in settings.items():
-        whole |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return whole
+    said = ("id", pa.string()), ("text", pa.string()), ("answer", pa.string())
+    return pa.schema([*said, ("reward", pa.float64()), ("draws", pa.list_(pa.int32()))])

@@ -7,6 +7,7 @@ Estimate(value=0.3, low=0.21894885294932764, high=0.39584854633346667, n=100)
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -32,6 +33,11 @@ class Estimate:
     high: float | None
     n: int
 
+    @classmethod
+    def unknown(cls, n: int = 0) -> Estimate:
+        """No figure, though there may be cases."""
+        return cls(None, None, None, n)
+
     def __str__(self) -> str:
         """As shown to people, in per cent."""
         if self.value is None:
@@ -45,13 +51,28 @@ def _per_cent(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:.1f}"  # never "-0.0"
 
 
+def number(value: float, name: str = "") -> str:
+    """A number as a column of that name shows it: p values, shares in per cent, counts, others to three digits.
+
+    >>> number(0.00001, "p (Holm)"), number(0.25, "share of the gain"), number(12345), number(0.123456), number(1234.5)
+    ('< 0.001', '25.0 %', '12,345', '0.123', '1,234')
+    """
+    if re.match(r"p\b", name):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if name.startswith("share") and isinstance(value, float):
+        return f"{100 * value:.1f} %"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def wilson(successes: int, n: int) -> Estimate:
     """A proportion with its Wilson score interval.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
     if n == 0:
-        return Estimate(None, None, None, 0)
+        return Estimate.unknown()
     from scipy.stats import binomtest
 
     interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
@@ -78,7 +99,7 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
     """
     n = first.n + second.n
     if first.value is None or second.value is None:
-        return Estimate(None, None, None, n)
+        return Estimate.unknown(n)
     value = first.value - second.value
     below = math.hypot(first.value - (first.low or 0.0), (second.high or 0.0) - second.value)
     above = math.hypot((first.high or 0.0) - first.value, second.value - (second.low or 0.0))
@@ -115,7 +136,7 @@ def paired(before: Sequence[float], after: Sequence[float]) -> Paired:
     cases = [pair for pair in zip(before, after, strict=True) if not any(map(math.isnan, pair))]
     n = len(cases)
     if not n:
-        return Paired(Estimate(None, None, None, 0), 0, 0, 1.0)
+        return Paired(Estimate.unknown(), 0, 0, 1.0)
     from scipy.stats import binomtest
 
     both, lost, gained, neither = (cases.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0)))
@@ -166,7 +187,7 @@ def mean_over_tasks(parts: Sequence[Estimate]) -> Estimate:
     values = [part.value for part in parts if part.value is not None]
     n = sum(part.n for part in parts)
     if not values or len(values) < len(parts):
-        return Estimate(None, None, None, n)
+        return Estimate.unknown(n)
     mean = sum(values) / len(values)
     variance = sum(value * (1 - value) / part.n for value, part in zip(values, parts, strict=True)) / len(values) ** 2
     reach = Z * math.sqrt(variance)
@@ -217,7 +238,7 @@ def bootstrapped_ratio(
     import numpy as np
 
     if not sum(below) > 0:
-        return Estimate(None, None, None, len(below))
+        return Estimate.unknown(len(below))
     sums, _ = _by_group(np.column_stack([above, below]).astype(float), groups)
     drawn = np.vstack([times @ sums for times in _resamples(len(sums))])
     value = sum(above) / sum(below)
@@ -326,7 +347,7 @@ def kappa(table: Confusion) -> Estimate:
         [table.true_positive, table.false_positive, table.true_negative, table.false_negative], dtype=float
     )
     if not table.n or not table.right or not table.wrong:
-        return Estimate(None, None, None, table.n)
+        return Estimate.unknown(table.n)
     drawn = np.random.default_rng(0).multinomial(table.n, cells / table.n, size=RESAMPLES)
     value, *resampled = _kappas(np.vstack([cells, drawn]))
     if np.nanmin(resampled) == np.nanmax(resampled):
@@ -361,10 +382,10 @@ def corrected(raw: Estimate, table: Confusion) -> Estimate:
         No value where there is no raw one, no label of one kind, or a judge no better than chance.
     """
     if raw.value is None or not table.right or not table.wrong:
-        return Estimate(None, None, None, raw.n)
+        return Estimate.unknown(raw.n)
     sensitivity, specificity = table.true_positive / table.right, table.true_negative / table.wrong
     if sensitivity + specificity <= 1:
-        return Estimate(None, None, None, raw.n)
+        return Estimate.unknown(raw.n)
     value = _clip((raw.value + specificity - 1) / (sensitivity + specificity - 1))
 
     n, right, wrong = raw.n + Z**2, table.right + 2, table.wrong + 2

@@ -22,6 +22,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from closedbook.harness.errors import RequestError
+from closedbook.harness.files import busy
+from closedbook.harness.judge.calibration import chosen_labels
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.manifests import SPLITS, read_manifest
 from closedbook.harness.study.accessibility import bucket_names
@@ -30,7 +32,7 @@ from closedbook.training.batches import devices
 from closedbook.training.plan import plan
 from closedbook.training.recipe_fields import Method, Recipe, Section, Whole
 from closedbook.training.recipes import load_recipe, published, read_layers
-from closedbook.training.stages import Graph, Stage
+from closedbook.training.stages import Graph, Stage, Status
 
 BASE = "base"
 LISTED = 1000  # answers that `closedbook likelihood` judges of a question, at most: 1 / its least probability
@@ -41,7 +43,7 @@ class Sampled(Section):
 
     n: Whole = Field(default=128, ge=1, description="Samples of each question; they make the buckets of accessibility")
     more: Whole = Field(default=0, ge=0, description="Further ones of the test questions, which recheck bucket 0")
-    limit: Whole | None = Field(default=None, ge=1, description="Questions of each split; null for all")
+    limit: Whole | None = Field(default=None, ge=1, description="Test questions that are sampled; null for all")
     max_new_tokens: Whole = Field(default=64, ge=1, description="Longest sample, in tokens")
 
 
@@ -50,6 +52,7 @@ class Attribution(Section):
 
     buckets: tuple[str, ...] = Field(default=("0",), description="Buckets to train on, each by itself")
     seeds: tuple[int, ...] = Field(default=(0,), description="Seeds, each with a training on the bucket and a control")
+    limit: Whole | None = Field(default=None, ge=1, description="Train questions that get a bucket; null for all")
 
 
 class Study(Section):
@@ -108,7 +111,7 @@ class Study(Section):
 
 _STEP = ("max_steps=1", "questions=2", "validation={every: null, limit: 4}")
 _SAMPLES = ("max_steps=4", "questions=4", "temperature=0.5", "validation={every: null, limit: 4}")  # some are right
-SMOKE_SAMPLES = {"n": 4, "more": 4, "limit": 12, "max_new_tokens": 12}
+SMOKE_SAMPLES = {"n": 4, "more": 4, "max_new_tokens": 12}
 SMOKE_CHANGES: Mapping[str, Sequence[str]] = {"grpo": _STEP, "sft": _STEP, "rft": _SAMPLES, "dpo": _SAMPLES}
 
 
@@ -157,7 +160,7 @@ def _smoked(stated: Mapping[str, Any]) -> dict[str, Any]:
     changes = {name: [*lists.get(name, ()), *few] for name, few in SMOKE_CHANGES.items()}
     smoked = {**stated, "limit": 4, "samples": SMOKE_SAMPLES, "likelihood": 2, "overrides": changes}
     if isinstance(wanted := stated.get("attribution"), Mapping):
-        smoked["attribution"] = {**wanted, "buckets": ["0"]}  # a few samples make no others
+        smoked["attribution"] = {**wanted, "buckets": ["0"], "limit": 12}  # a few samples make no other buckets
     return smoked
 
 
@@ -165,19 +168,29 @@ def study_graph(study: Study, out: Path) -> Graph:
     """All stages of a study.
 
     Raises:
-        RequestError: A recipe of it is wrong, or a manifest cannot be read.
+        RequestError: A recipe of it is wrong, or a manifest or the labels cannot be read.
     """
     return Graph(_stages(study, out), out)
 
 
 def describe(graph: Graph, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each stage, as the plan and the status show it."""
-    rows = []
-    for name in names:
-        stage, found = graph.stages[name], graph.status(name)
-        row: dict[str, Any] = {"stage": name, "state": found.state, "seconds": found.seconds, "work": stage.work}
-        rows.append(row | {"judge calls": stage.calls, "after": ", ".join(stage.after)})
-    return rows
+    """A row for each stage, as the plan and the status show it; seconds are those of its last start."""
+    found = {name: graph.status(name) for name in names}
+    begun = [name for name in names if found[name].state == "failed"]  # it has a log and no record
+    running = max(begun, key=lambda name: graph.file(name, "log").stat().st_mtime, default=None)
+    if running and busy(graph.out):
+        found[running] = Status("running")
+    return [
+        {
+            "stage": name,
+            "state": found[name].state,
+            "seconds": found[name].seconds,
+            "work": graph.stages[name].work,
+            "judge calls": graph.stages[name].calls,
+            "after": ", ".join(graph.stages[name].after),
+        }
+        for name in names
+    ]
 
 
 def _stages(study: Study, out: Path) -> Iterator[Stage]:
@@ -186,9 +199,10 @@ def _stages(study: Study, out: Path) -> Iterator[Stage]:
     yield Stage("data", ("data", "check", *named), stated=json.dumps(manifests, sort_keys=True))
     yield Stage("dedup", ("splits", "check", *named), after=("data",))
     if study.labels:
-        made = out / "judge.json"
+        made, labels = out / "judge.json", len(chosen_labels(Path(study.labels)))
         command = ("judge", "calibrate", study.labels, "--out", str(made), *judge_flags(study.judge))
-        yield Stage("judge", command, makes=(made,), work="answers that people have graded")
+        calls = 0 if study.judge.kind == "rules" else labels
+        yield Stage("judge", command, makes=(made,), work=f"{labels:,} answers that people have graded", calls=calls)
     last: list[str] = []
     for name, model in study.models.items():
         for stage in _Model(study, out, name, model).stages():
@@ -363,8 +377,11 @@ class _Model:
 
     def sampled(self, benchmark: str, split: str) -> int:
         """How many questions of a split are sampled: of test, none that is not asked greedily too."""
-        limits = [self.study.samples.limit, self.study.limit if split == "test" else None]
-        return _count(benchmark, split, min(filter(None, limits), default=None))
+        study = self.study
+        both = (
+            [study.samples.limit, study.limit] if split == "test" else [study.attribution and study.attribution.limit]
+        )
+        return _count(benchmark, split, min(filter(None, both), default=None))
 
     def analysis(self, name: str, benchmark: str, arguments: Sequence[str], after: Sequence[str]) -> Stage:
         """A table and a figure."""

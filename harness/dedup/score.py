@@ -65,7 +65,7 @@ def _f1(counts: Confusion) -> Estimate:
     """
     pairs = sum(counts)
     if not counts.hit + counts.missed:
-        return Estimate(None, None, None, pairs)
+        return Estimate.unknown(pairs)
     drawn = np.random.default_rng(BOOTSTRAP_SEED).multinomial(pairs, np.array(counts) / pairs, RESAMPLES)
     hit, false_alarm, missed, _ = drawn[drawn[:, 0] + drawn[:, 2] > 0].T
     low, high = np.quantile(2 * hit / (2 * hit + false_alarm + missed), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

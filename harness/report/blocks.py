@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from closedbook.harness.report.figures import Inline
-from closedbook.harness.statistics import Estimate
+from closedbook.harness.statistics import Estimate, number
 from closedbook.harness.study.tables import Analysis, Cell, csv_text, markdown, storable
 
 UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -268,19 +268,6 @@ def _shown(cell: Cell, column: Column, scale: tuple[float, float] | None, link: 
         cut = cell if len(cell) <= LONGEST else f"{cell[:LONGEST]} … ({len(cell):,} characters)"
         return Shown(cut, cell, link=link if column.name == "run" else "")
     return Shown(number(cell, column.name), float(cell), link=link)
-
-
-def number(value: float, name: str = "") -> str:
-    """A number as a column of that name shows it: p values, shares in per cent, counts, others to three digits.
-
-    >>> number(0.00001, "p (Holm)"), number(0.25, "share of the gain"), number(12345), number(0.123456)
-    ('< 0.001', '25.0 %', '12,345', '0.123')
-    """
-    if re.match(r"p\b", name):
-        return "< 0.001" if value < 0.001 else f"{value:.3f}"
-    if name.startswith("share") and isinstance(value, float):
-        return f"{100 * value:.1f} %"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def _estimate(cell: Estimate, name: str, scale: tuple[float, float] | None, link: str) -> Shown:

@@ -13,13 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from closedbook.harness.compare import last_written
 from closedbook.harness.evaluate import LOCAL_BACKENDS
+from closedbook.harness.fields import flat, public
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.report.blocks import Section, Source, clean, said, table
 from closedbook.harness.report.reading import Evaluated, Listed, Sampled, Stage, Study
-from closedbook.harness.sample_store import flat, public
 from closedbook.harness.sources import benchmarks
-from closedbook.harness.study.inputs import command_line, last_written, shown_path
+from closedbook.harness.study.inputs import command_line, shown_path
 from closedbook.harness.study.tables import Analysis, Cell
 
 NOT_SHOWN = ("pretrained", "model", "device", "base_url")  # arguments of a backend that a command need not repeat

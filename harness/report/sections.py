@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from closedbook.harness.compare import Run, read_run
+from closedbook.harness.fields import flat
 from closedbook.harness.report.blocks import (
     Download,
     Figure,
@@ -32,7 +33,6 @@ from closedbook.harness.report.blocks import (
 from closedbook.harness.report.figures import inline
 from closedbook.harness.report.reading import Analysed, Evaluated, Study, read_analysis
 from closedbook.harness.report.runs import contamination, cost, judging, provenance
-from closedbook.harness.sample_store import flat
 from closedbook.harness.statistics import Estimate
 from closedbook.harness.study.inputs import command_line, shown_path
 from closedbook.harness.study.tables import Analysis, Input, Stored, write

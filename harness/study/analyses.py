@@ -16,8 +16,9 @@ from closedbook.harness.compare import Answered, Run, how_asked, names_of, read_
 from closedbook.harness.compare import flips as flipped
 from closedbook.harness.errors import RequestError
 from closedbook.harness.evaluate import LOCAL_BACKENDS
+from closedbook.harness.fields import flat, public
 from closedbook.harness.pass_at_k import first_k, passes
-from closedbook.harness.sample_store import Head, SampleStore, flat, public
+from closedbook.harness.sample_store import Head, SampleStore
 from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.statistics import Estimate, bootstrapped_means, proportion
 from closedbook.harness.study.accessibility import bucket_names, buckets, gains, recheck, repair_rate
@@ -244,7 +245,7 @@ def voting(runs: Sequence[SampleRun]) -> Analysis:
     curves = []
     for run in runs:
         means = [[q.right / (q.drawn - q.failed)] for q in run.samples if q.drawn > q.failed]
-        sampled = bootstrapped_means(means)[0] if means else Estimate(None, None, None, 0)
+        sampled = bootstrapped_means(means)[0] if means else Estimate.unknown()
         found = majority(run.samples, ks)
         curves.append((run.name, found))
         rows += [[run.name, voted.k, voted.accuracy, sampled] for voted in found]

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from closedbook.harness.compare import Answered
 from closedbook.harness.errors import RequestError, one_line
+from closedbook.harness.fields import public
 from closedbook.harness.judge import Grade, RulesJudge, Triple
 from closedbook.harness.likelihood import Scored
 from closedbook.harness.prompts import Style
-from closedbook.harness.sample_store import public
 from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.sampling import encode_prompt
 from closedbook.harness.statistics import Estimate, Paired, bootstrapped_means, holm, paired
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZES = (8, 32, 128, 512)
-NOTHING = Estimate(None, None, None, 0)
 
 Answers = Mapping[str, Answered]
 """Answers to one task, by question id."""
@@ -223,7 +222,7 @@ def _known_mean(values: Sequence[float]) -> float:
 def _mean(values: Mapping[str, float], groups: Mapping[str, str]) -> Estimate:
     known = {id: value for id, value in values.items() if not math.isnan(value)}
     if not known:
-        return NOTHING
+        return Estimate.unknown()
     return bootstrapped_means([[value] for value in known.values()], [groups[id] for id in known])[0]
 
 

@@ -74,7 +74,7 @@ def mean_difference(before: Answers, after: Answers) -> Estimate:
     """Share right after minus share right before, with a bootstrap interval in which equal golds stay together."""
     ids = _known(before, after)
     if not ids:
-        return Estimate(None, None, None, 0)
+        return Estimate.unknown()
     changes = [[after[id].value - before[id].value] for id in ids]
     return bootstrapped_means(changes, [gold_group(before[id]) for id in ids])[0]
 
@@ -133,12 +133,12 @@ def attribution(base: Answers, full: Answers, parts: Sequence[Part], questions: 
     shares: list[tuple[str, Estimate]] = []
     for name, runs in {"all": [Part("all", full, questions)], **seeds}.items():
         gains = [fmean(run.answers[id].value for run in runs) - base[id].value for id in ids]
-        gain = bootstrapped_means([[x] for x in gains], groups)[0] if ids else Estimate(None, None, None, 0)
+        gain = bootstrapped_means([[x] for x in gains], groups)[0] if ids else Estimate.unknown()
         share = None if name == "all" else bootstrapped_ratio(gains, whole, groups)
         if share is not None:
             shares.append((name, share))
         right = [fmean(run.answers[id].value for run in runs) for id in ids]
-        mean = Estimate(fmean(right), None, None, len(ids)) if ids else Estimate(None, None, None, 0)
+        mean = Estimate(fmean(right), None, None, len(ids)) if ids else Estimate.unknown()
         rows.append([name, runs[0].trained_on, len(runs), mean, gain, share])
     rows += _against_controls(seeds, ids, groups)
 

@@ -7,16 +7,20 @@ from them; the digest of samples and probabilities is that of all that they depe
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from closedbook.harness.compare import last_written
 from closedbook.harness.errors import RequestError
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.study.tables import Input
 
 DROPPED = ("--json",)  # from a command line: what changes no figure
 DROPPED_WITH_VALUE = ("--out",)
+ADDRESS = re.compile(r"https?://[^\s'\",}\]]*")
+WHOLE_PATH = re.compile(r"(?:(?<=[=\s'\"{\[(,:])|^)/[^'\",}\]]*")  # a path may hold spaces
 
 
 def shown_path(path: Path | str) -> str:
@@ -39,14 +43,13 @@ def command_line(arguments: Sequence[str]) -> str:
         if value in DROPPED_WITH_VALUE:
             next(values, None)
         elif value not in DROPPED and not value.startswith(tuple(f"{name}=" for name in DROPPED_WITH_VALUE)):
-            name, equals, rest = value.partition("=")
-            kept.append(f"{name}={_shown(rest)}" if equals and rest.startswith(("/", "http")) else _shown(value))
+            kept.append(_shown(value))
     return shlex.join(kept)
 
 
 def _shown(value: str) -> str:
-    """A word of a command without what is nobody's business: machine paths, and the address of a server."""
-    return "URL" if value.startswith(("http://", "https://")) else shown_path(value)
+    """A word of a command without what is nobody's business: machine paths and addresses of servers, wherever in it."""
+    return WHOLE_PATH.sub(lambda found: shown_path(found[0]), ADDRESS.sub("URL", value))
 
 
 def inputs(arguments: Iterable[str]) -> list[Input]:
@@ -73,9 +76,3 @@ def digest_of(folder: Path) -> str | None:
     for task, path in sorted(files.items()):
         digest.update(f"{task}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def last_written(folder: Path) -> dict[str, Path]:
-    """The file of answers of each task of an evaluation that was written last, by task."""
-    files = sorted(folder.rglob("samples_*.jsonl"), key=lambda path: path.name)
-    return {path.name.removeprefix("samples_").rsplit("_", 1)[0]: path for path in files}

@@ -16,11 +16,12 @@ from closedbook.harness.compare import names_of
 from closedbook.harness.drawing import Grade
 from closedbook.harness.engines import TransformersEngine, make_engine
 from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.fields import flat
 from closedbook.harness.judge import JudgeSettings, make_judge
 from closedbook.harness.likelihood import Likelihood, Scored
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.questions import Question
-from closedbook.harness.sample_store import RecordStore, flat
+from closedbook.harness.sample_store import RecordStore
 from closedbook.harness.sampling import Sampling, encode_prompts
 from closedbook.harness.study.accessibility import bucket_names, buckets
 from closedbook.harness.study.analyses import read_sample_runs, require_alike
@@ -31,7 +32,6 @@ LEAST = 0.001
 MAX_TOKENS = 64  # as many as samples have
 BLOCK = 16  # questions that are listed, graded, saved and lost together
 AT_ONCE = 4  # questions that are read together; each may take 1 / least rows
-COLUMNS = ("id", "golds", "answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class MassStore(RecordStore):
                 tuple(Scored(**gold) for gold in row["golds"]),
                 tuple(Listed(**said) for said in row["answers"]),
             )
-            for row in self._rows(COLUMNS)
+            for row in self._rows(_schema())
         }
 
     def whole(self) -> list[QuestionMass]:
@@ -168,7 +168,7 @@ def _schema() -> Any:
 
     gold = pa.struct([("text", pa.string()), ("log_prob", pa.float64()), ("tokens", pa.int32())])
     said = pa.struct([("text", pa.string()), ("probability", pa.float64()), ("reward", pa.float64())])
-    return pa.schema(list(zip(COLUMNS, (pa.string(), pa.list_(gold), pa.list_(said)), strict=True)))
+    return pa.schema([("id", pa.string()), ("golds", pa.list_(gold)), ("answers", pa.list_(said))])
 
 
 def likelihood(request: Request, judging: JudgeSettings, progress: bool = True) -> Found:

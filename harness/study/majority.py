@@ -106,5 +106,5 @@ def majority(samples: Iterable[QuestionSamples], ks: Sequence[int]) -> list[Vote
     for k in ks:
         known = [[vote for vote in votes(question, k) if not math.isnan(vote)] for question in every]
         means = [[fmean(of)] for of in known if of]
-        found.append(Votes(k, bootstrapped_means(means)[0] if means else Estimate(None, None, None, 0)))
+        found.append(Votes(k, bootstrapped_means(means)[0] if means else Estimate.unknown()))
     return found

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from closedbook.harness.fields import flat, public
 from closedbook.harness.likelihood import Scored
-from closedbook.harness.sample_store import Head, flat, public
+from closedbook.harness.sample_store import Head
 from closedbook.harness.statistics import Estimate, bootstrapped_means, proportion
 from closedbook.harness.study.tables import Analysis
 from closedbook.harness.text import answer_key
@@ -133,13 +134,10 @@ class Summary(NamedTuple):
     gold: float | None
 
 
-NOTHING = Estimate(None, None, None, 0)
-
-
 def summary(questions: Sequence[QuestionMass]) -> Summary:
     """What these questions come to; nothing where there are none."""
     if not questions:
-        return Summary(NOTHING, NOTHING, NOTHING, None)
+        return Summary(Estimate.unknown(), Estimate.unknown(), Estimate.unknown(), None)
     groups = [question.group for question in questions]
     right, unknown = bootstrapped_means([[question.right, question.unknown] for question in questions], groups)
     first = proportion(question.first for question in questions)
@@ -199,7 +197,7 @@ def mass(before: MassRun, after: MassRun, of: Mapping[str, str] | None = None, n
 def _row(name: str, before: Sequence[QuestionMass], after: Sequence[QuestionMass]) -> list[Any]:
     one, other = summary(before), summary(after)
     changes = [[second.right - first.right] for first, second in zip(before, after, strict=True)]
-    change = bootstrapped_means(changes, [question.group for question in before])[0] if changes else NOTHING
+    change = bootstrapped_means(changes, [question.group for question in before])[0] if changes else Estimate.unknown()
     became = [first for first, second in zip(before, after, strict=True) if first.first == 0 and second.first == 1]
     listed = proportion(float(question.rank is not None) for question in became)
     return [name, len(before), one.right, other.right, change, one.unknown, other.unknown, one.gold, other.gold,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.files import renamed_when_whole, write_text
-from closedbook.harness.statistics import Estimate
+from closedbook.harness.statistics import Estimate, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def plain_rows(analysis: Analysis) -> list[dict[str, str | int | float | None]]:
 def _cells(column: str, cell: Cell, estimated: bool) -> list[tuple[str, str | int | float | None]]:
     if not estimated:
         return [(column, storable(cell) if isinstance(cell, str) else cell)]  # type: ignore[list-item]  # no estimate
-    known = cell if isinstance(cell, Estimate) else Estimate(None, None, None, 0)
+    known = cell if isinstance(cell, Estimate) else Estimate.unknown()
     return [
         (column, known.value),
         (f"{column}_low", known.low),
@@ -93,9 +93,16 @@ def storable(text: str) -> str:
 def markdown(analysis: Analysis) -> str:
     """The table for people, in per cent with 95 % intervals."""
     rows = [[*map(_text, analysis.columns)], ["---"] * len(analysis.columns)]
-    rows += [["-" if cell is None else _text(cell) if isinstance(cell, str) else str(cell) for cell in row]
-             for row in analysis.rows]  # fmt: skip
+    rows += [list(map(_shown, row, analysis.columns)) for row in analysis.rows]
     return f"{_text(analysis.title)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _shown(cell: Cell, column: str) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, str):
+        return _text(cell)
+    return str(cell) if isinstance(cell, Estimate) else number(cell, column)
 
 
 def _text(text: str) -> str:

@@ -298,6 +298,10 @@ def test_a_folder_that_is_not_whole_is_told_in_a_line(stored, tmp_path):
     (after / "000000.parquet").write_text("gorlim")
     with pytest.raises(RequestError, match=r"cannot read .*000000\.parquet"):
         read_mass_runs(before, after)
+    whole = (before / "000000.parquet").read_bytes()
+    (after / "000000.parquet").write_bytes(whole.replace(b"log_prob", b"lug_prob"))
+    with pytest.raises(RequestError, match=r"cannot read .*000000\.parquet: .*; remove it, and the same"):
+        read_mass_runs(before, after)
     with pytest.raises(RequestError, match="name a folder that `closedbook likelihood` wrote"):
         read_mass_runs(before, tmp_path)
 

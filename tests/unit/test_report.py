@@ -18,12 +18,12 @@ import typer
 from typer.testing import CliRunner
 
 from closedbook.harness.errors import RequestError
-from closedbook.harness.report.blocks import clean, heat_map, number, table
+from closedbook.harness.report.blocks import clean, heat_map, table
 from closedbook.harness.report.commands import report_command
 from closedbook.harness.report.page import glance, render
 from closedbook.harness.report.reading import read_study
 from closedbook.harness.report.sections import headline, sections
-from closedbook.harness.statistics import Estimate
+from closedbook.harness.statistics import Estimate, number
 from closedbook.harness.study.tables import Analysis, write
 
 MADE = runpy.run_path(str(Path(__file__).with_name("report_study.py")))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import pyarrow.parquet as pq
 import pytest
@@ -119,6 +120,11 @@ def test_a_command_line_can_be_given_again_and_names_no_machine_path(tmp_path, m
         command_line(["eval", "--judge-url", "http://gorlim/v1", "a=https://x"])
         == "closedbook eval --judge-url URL a=URL"
     )
+    nested = "subset={buckets: '/gorlim/runs/a b/c.parquet', bucket: '0'}"
+    assert shlex.split(command_line(["train", nested]))[-1] == "subset={buckets: 'a b/c.parquet', bucket: '0'}"
+    judge = "judge={kind: openai, base_url: http://gorlim:8000/v1, cache: /gorlim/tharn/cache}"
+    assert command_line([judge]) == "closedbook 'judge={kind: openai, base_url: URL, cache: tharn/cache}'"
+    assert command_line(["gorlim/tharn", "a/b=c/d", "1/2"]) == "closedbook gorlim/tharn a/b=c/d 1/2"
     assert shown_path("runs/../a") == "runs/../a"
 
 

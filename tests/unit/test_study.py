@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import typer
 
 from closedbook.harness import cli
 from closedbook.harness.errors import RequestError
+from closedbook.harness.files import alone
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.manifests import read_manifest
 from closedbook.training import study as module
@@ -25,6 +28,14 @@ OUT = Path("OUT")
 
 def graph(*overrides: str, name: str = "study_cpu", smoke: bool = False) -> Graph:
     return study_graph(load_study(name, overrides, smoke), OUT)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with one answer that a person has graded."""
+    path = tmp_path_factory.mktemp("labels") / "labels.jsonl"
+    path.write_text(json.dumps({"question": "Who?", "golds": ["Gorlim"], "answer": "Gorlim", "correct": True}) + "\n")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +67,8 @@ def test_every_stage_of_every_study_is_a_command_that_the_command_line_takes(
 
 
 @pytest.mark.parametrize("name", study_names())
-def test_every_training_of_every_study_reads_its_recipe(program: Any, name: str) -> None:
-    for stage in graph("labels=labels.jsonl", name=name).stages.values():
+def test_every_training_of_every_study_reads_its_recipe(program: Any, labels: Path, name: str) -> None:
+    for stage in graph(f"labels={labels}", name=name).stages.values():
         if stage.command[0] == "train":
             words = parsed(program, stage.command)
             recipe = load_recipe(str(words["config"]), words["overrides"], str(words["method"]))  # type: ignore[arg-type]
@@ -86,8 +97,8 @@ def test_the_bucket_and_its_control_differ_in_nothing_but_the_questions() -> Non
     assert {"smollm2/analysis/worldfacts/buckets", "dedup"} == set(one.after) == set(other.after)
 
 
-def test_an_analysis_comes_after_all_that_it_reads() -> None:
-    of = graph("labels=labels.jsonl")
+def test_an_analysis_comes_after_all_that_it_reads(labels: Path) -> None:
+    of = graph(f"labels={labels}")
     made = {str(path): stage.name for stage in of.stages.values() for path in stage.makes}
     for stage in of.stages.values():
         for word in stage.command:
@@ -102,12 +113,40 @@ def test_a_smoke_has_every_stage_with_little_work() -> None:
     assert smoke.stages["smollm2/samples/worldfacts/base"].work == "4 questions x 8 = 32 samples"
 
 
-def test_labels_measure_the_judge_before_anything_is_graded() -> None:
-    of = graph("labels=labels.jsonl")
+def test_labels_measure_the_judge_before_anything_is_graded(labels: Path) -> None:
+    of = graph(f"labels={labels}")
     command = of.stages["smollm2/eval/base"].command
     assert command[-2:] == ("--calibration", "OUT/judge.json")
     assert "judge" in of.stages["smollm2/eval/base"].after
     assert "judge" not in graph().stages
+
+
+def test_labels_are_counted_and_must_be_there(labels: Path) -> None:
+    paid = graph(f"labels={labels}", "judge={kind: openai, model: osric}").stages["judge"]
+    assert (paid.calls, paid.work) == (1, "1 answers that people have graded")
+    assert graph(f"labels={labels}").stages["judge"].calls == 0
+    with pytest.raises(RequestError, match=r"nosuch\.jsonl: there is no such file"):
+        graph("labels=nosuch.jsonl")
+
+
+def test_buckets_are_of_all_train_questions_whatever_the_test_questions_that_are_sampled() -> None:
+    train = len(read_manifest("worldfacts").ids("train"))
+    of = graph("samples.limit=5").stages
+    assert of["smollm2/samples/worldfacts/base"].work == "5 questions x 128 = 640 samples"
+    assert of["smollm2/samples/worldfacts/base-train"].work.startswith(f"{train} questions")
+    fewer = graph("samples.limit=5", "attribution.limit=7").stages
+    assert fewer["smollm2/samples/worldfacts/base-train"].work.startswith("7 questions")
+
+
+def test_a_stage_that_runs_now_is_no_failed_one(tmp_path: Path) -> None:
+    of = study_graph(load_study("study_cpu"), tmp_path)
+    for name in ("data", "dedup"):
+        of.file(name, "log").parent.mkdir(parents=True, exist_ok=True)
+        of.file(name, "log").write_text("gorlim")
+    os.utime(of.file("data", "log"), (1, 1))
+    with alone(tmp_path):
+        assert [row["state"] for row in describe(of, ["data", "dedup"])] == ["failed", "running"]
+    assert [row["state"] for row in describe(of, ["data", "dedup"])] == ["failed", "failed"]
 
 
 def test_a_paid_judge_is_counted_before_it_is_asked() -> None:

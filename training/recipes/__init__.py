@@ -23,8 +23,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from closedbook.harness.errors import RequestError, one_line
+from closedbook.harness.fields import flat
 from closedbook.harness.judge.settings import JudgeSettings, judge_settings
-from closedbook.harness.sample_store import flat
 from closedbook.training.batches import Batch, resolve
 from closedbook.training.recipe_fields import MAY_CHANGE, METHODS, Recipe, meant, reads
 
