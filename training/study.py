@@ -378,10 +378,9 @@ class _Model:
     def sampled(self, benchmark: str, split: str) -> int:
         """How many questions of a split are sampled: of test, none that is not asked greedily too."""
         study = self.study
-        both = (
-            [study.samples.limit, study.limit] if split == "test" else [study.attribution and study.attribution.limit]
-        )
-        return _count(benchmark, split, min(filter(None, both), default=None))
+        attributed = study.attribution.limit if study.attribution else None
+        limits = (study.samples.limit, study.limit) if split == "test" else (attributed,)
+        return _count(benchmark, split, min((limit for limit in limits if limit), default=None))
 
     def analysis(self, name: str, benchmark: str, arguments: Sequence[str], after: Sequence[str]) -> Stage:
         """A table and a figure."""
