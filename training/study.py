@@ -310,7 +310,7 @@ class _Model:
                     name = f"{kind}-seed{seed}"
                     subset = f"buckets: '{file}', bucket: '{bucket}', random: {str(random).lower()}, seed: {seed}"
                     yield from self.trained(
-                        benchmark, name, (*recipe, f"subset={{{subset}}}", f"seed={seed}"), (buckets.name,), n
+                        benchmark, name, (*recipe, f"subset={{{subset}}}", f"seed={seed}"), (buckets.name,), part=True
                     )
                     parts += ["--part", f"{kind}={self.at('eval', benchmark) / name}"]
         names = [f"{benchmark}/{Path(part.partition('=')[2]).name}" for part in parts[1::2]]
@@ -319,7 +319,7 @@ class _Model:
         yield self.analysis("attribution", benchmark, command, self.evals(BASE, main, *names))
 
     def trained(
-        self, benchmark: str, method: str, recipe: Sequence[str], after: tuple[str, ...] = (), part: int = 0
+        self, benchmark: str, method: str, recipe: Sequence[str], after: tuple[str, ...] = (), part: bool = False
     ) -> Iterator[Stage]:
         """Training, and the evaluation of what came of it.
 
@@ -342,7 +342,7 @@ class _Model:
         changed += [f"judge={_inline(self.study.judge)}", f"output_dir={folder}"]
         loaded = load_recipe(base, changed)
         stage = self.stage("train", name)
-        work, calls = _training(loaded, at_most=bool(part))
+        work, calls = _training(loaded, at_most=part)
         yield Stage(
             stage, ("train", loaded.method, "--config", base, *changed, "--resume"), ("dedup", *after), (folder,),
             stated=json.dumps(published(loaded), sort_keys=True), work=work, calls=calls,
