@@ -15,6 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -234,14 +235,11 @@ class JudgeServer:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
-                for byte in payload if outer.trickle else ():
-                    time.sleep(outer.trickle)
-                    try:
-                        self.wfile.write(bytes([byte]))
-                    except OSError:  # the client has gone
-                        return
-                if not outer.trickle:
-                    self.wfile.write(payload)
+                parts = [bytes([byte]) for byte in payload] if outer.trickle else [payload]
+                with suppress(OSError):  # the client has gone
+                    for part in parts:
+                        time.sleep(outer.trickle)
+                        self.wfile.write(part)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing on standard error."""

@@ -28,26 +28,32 @@ def call(command: Sequence[str], log: Path, launch: Sequence[str] = (), lock: in
         WorkError: It was interrupted.
     """
     several = ["accelerate.commands.launch", *launch, "-m"] if launch else []
-    asked: list[int] = []
     program = [sys.executable, "-m", *several, "closedbook.harness.cli", *command]
-    with (
-        log.open("ab", buffering=0) as file,
-        subprocess.Popen(
-            program,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=() if lock is None else (lock,),
-        ) as child,
-    ):
-        file.write(f"\n$ closedbook {shlex.join(command)}\n".encode())
+    asked: list[int] = []
+    begun: list[subprocess.Popen[bytes]] = []
 
-        def hand_on(number: int, _: object) -> None:
-            asked.append(number)
+    def hand_on(number: int, _: object) -> None:
+        asked.append(number)
+        for child in begun:
             child.send_signal(signal.SIGINT)
 
-        before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+    # before the command begins, which would go on ignoring what is ignored here, as a shell's background jobs do
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with (
+            log.open("ab", buffering=0) as file,
+            subprocess.Popen(
+                program,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=() if lock is None else (lock,),
+            ) as child,
+        ):
+            begun.append(child)
+            for _ in asked:  # since the handlers are there
+                child.send_signal(signal.SIGINT)
+            file.write(f"\n$ closedbook {shlex.join(command)}\n".encode())
             assert child.stdout is not None
             while said := os.read(child.stdout.fileno(), 1 << 16):
                 file.write(said)
@@ -55,9 +61,9 @@ def call(command: Sequence[str], log: Path, launch: Sequence[str] = (), lock: in
                     sys.stderr.buffer.write(said)
                     sys.stderr.flush()
             code = child.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if asked:
         raise WorkError("interrupted; the same command goes on")
     return code

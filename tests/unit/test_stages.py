@@ -119,15 +119,16 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     assert states(of) == {"a": "done"}
 
 
-def begun(out: Path) -> tuple[subprocess.Popen[str], int]:
+def begun(out: Path, before: str = "") -> tuple[subprocess.Popen[str], int]:
     """A run whose command is there until it is asked to end, and the command's process.
 
-    It reads from a pipe which nobody writes to.
+    It reads from a pipe which nobody writes to. `before` is code that runs first.
     """
     pipe = out / "pipe.jsonl"
     os.mkfifo(pipe)
     program = (
-        "import sys; from pathlib import Path; from closedbook.training.stages import Graph, Stage\n"
+        f"{before}\n"
+        "from pathlib import Path; from closedbook.training.stages import Graph, Stage\n"
         f"Graph([Stage('a', ('judge', 'grade', {str(pipe)!r}))], Path({str(out)!r})).run(['a'], lambda said: None)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
@@ -146,9 +147,12 @@ def begun(out: Path) -> tuple[subprocess.Popen[str], int]:
     return parent, int(child)
 
 
+@pytest.mark.parametrize("before", ["", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"])
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_reaches_the_command_and_the_stage_is_not_done(tmp_path: Path, asked: signal.Signals) -> None:
-    parent, child = begun(tmp_path)
+def test_an_interrupt_reaches_the_command_even_from_the_background_and_the_stage_is_not_done(
+    tmp_path: Path, asked: signal.Signals, before: str
+) -> None:
+    parent, child = begun(tmp_path, before)  # a shell's `&` lets a process ignore SIGINT, and what it starts too
     parent.send_signal(asked)
     _, said = parent.communicate(timeout=300)
     assert parent.returncode and "WorkError: interrupted; the same command goes on" in said
