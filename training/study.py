@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -406,13 +407,18 @@ def _launch(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def _count(benchmark: str, split: str, limit: int | None) -> int:
     """Questions of a split, at most `limit`."""
-    there = len(read_manifest(benchmark).ids(split))
+    there = _size(benchmark, split)
     return min(there, limit) if limit else there
+
+
+@cache  # a large study asks thousands of times
+def _size(benchmark: str, split: str) -> int:
+    return len(read_manifest(benchmark).ids(split))
 
 
 def _training(recipe: Recipe, at_most: bool) -> tuple[str, int]:
     """What a training takes, in words, and its judge calls; `at_most` where it trains on a part of the questions."""
-    asked = {split: sum(len(read_manifest(name).ids(split)) for name in recipe.benchmarks) for split in SPLITS}
+    asked = {split: sum(_size(name, split) for name in recipe.benchmarks) for split in SPLITS}
     planned = plan(recipe, asked["train"], devices(), validation_questions=asked["validation"])
     most = "at most " if at_most or planned.steps_at_most else ""
     rollouts = f", {planned.rollouts:,} rollouts" if planned.rollouts else ""

@@ -20,7 +20,6 @@ from closedbook.harness.sampling import Sampling, encode_prompt
 from closedbook.harness.study.analyses import SampleRun
 
 AT_ONCE = 8  # questions that are scored and saved together
-COLUMNS = ("id", "scores")
 
 Scores = Mapping[str, Mapping[str, Scored]]
 """By question id and answer."""
@@ -47,7 +46,7 @@ class ScoreStore(RecordStore):
             RequestError: A file cannot be read.
         """
         found: dict[str, dict[str, Scored]] = {}
-        for row in self._rows(COLUMNS):
+        for row in self._rows(_schema()):
             found.setdefault(row["id"], {}).update({score["text"]: Scored(**score) for score in row["scores"]})
         return found
 

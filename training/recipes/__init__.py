@@ -68,8 +68,10 @@ ALIASES = {
 _ONE_WORD = {"judge": "kind", "vllm": "mode"}
 _LISTS = ("benchmarks", "report_to")
 
+_Quick = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast, where it was built
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml publishes no types
+
+class _Loader(_Quick):
     """Plain YAML in which, as in YAML 1.2, 1e-6 is a number, 010 and `off` are words; and a key stands once."""
 
     yaml_implicit_resolvers: ClassVar[dict[Any, list[Any]]] = {
@@ -301,7 +303,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 def published(recipe: Recipe) -> dict[str, Any]:
     """The recipe as it goes with a checkpoint, which may be given away: no servers' addresses, no local folders."""
-    stated: dict[str, Any] = yaml.safe_load(to_yaml(recipe))
+    stated: dict[str, Any] = yaml.load(to_yaml(recipe), _Quick)
     stated.pop("output_dir")
     for name in ("base_url", "cache"):
         stated["judge"].pop(name, None)
