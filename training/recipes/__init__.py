@@ -68,10 +68,10 @@ ALIASES = {
 _ONE_WORD = {"judge": "kind", "vllm": "mode"}
 _LISTS = ("benchmarks", "report_to")
 
-_Quick = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, ten times as fast, where it was built
+_Quick: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C where that was built
 
 
-class _Loader(_Quick):
+class _Loader(_Quick):  # type: ignore[misc]
     """Plain YAML in which, as in YAML 1.2, 1e-6 is a number, 010 and `off` are words; and a key stands once."""
 
     yaml_implicit_resolvers: ClassVar[dict[Any, list[Any]]] = {
