@@ -277,7 +277,9 @@ def eval_command(
         bool, typer.Option("--allow-contaminated", help="Ask a checkpoint questions that it was trained on.")
     ] = False,
     dry_run: DryRunFlag = False,
-    out: Annotated[Path | None, typer.Option(help="Run folder; a rerun with the same one goes on from there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; a rerun with the same one goes on from there. [runs/...]")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score a checkpoint, with intervals.

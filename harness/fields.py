@@ -68,6 +68,8 @@ def _of_form(form: Mapping[str, Any]) -> list[str]:
         return [choice if isinstance(choice, str) else json.dumps(choice) for choice in choices]
     if form.get("type") == "array":
         return [f"list of {_values(form['items'])}"]
+    if form.get("type") == "object":
+        return [f"mapping of names to {_values(form['additionalProperties'])}"]
     bounds = [f"{word} {form[key]:g}" for key, word in BOUNDS.items() if key in form]
     return [" ".join([WORDS[form["type"]], *bounds])]
 

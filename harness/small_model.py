@@ -95,12 +95,19 @@ def model_path(model: str) -> str:
         RequestError: A path that cannot be a hub id, where there is no folder.
         WorkError: A packaged model cannot be prepared.
     """
-    if model in MODELS:
-        return str(small_model_dir(model))
+    require_folder(model)
+    return str(small_model_dir(model) if model in MODELS else Path(model).expanduser())
+
+
+def require_folder(model: str) -> None:
+    """Refuse a path that cannot be a hub id, where there is no folder.
+
+    Raises:
+        RequestError: It is one.
+    """
     path = Path(model).expanduser()
     if not path.is_dir() and (model.startswith((".", "/", "~")) or len(path.parts) > 2):
         raise RequestError(f"{model}: no such folder; name a model folder, a hub id or {', '.join(MODELS)}")
-    return str(path)
 
 
 def prepared(name: str) -> Path | None:

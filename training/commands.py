@@ -98,13 +98,14 @@ def recipes_command(
     page: Annotated[bool, typer.Option("--page", help="Print docs/recipes.md, made anew.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the recipes that ship with closedbook, or print one with all that its bases state.
+    """List the recipes that ship with closedbook, for `train` and `reproduce`, or print one with all that it states.
 
     `closedbook recipes grpo_cpu > mine.yaml` is a recipe to start from; `--fields` says what may stand in it: values,
-    default, the methods that read it, and what it does.
+    default, the methods that read it, and what it does. `--page` has the fields of a study too.
     """
-    from closedbook.training.recipe_page import read_by, recipe_page, recipe_rows, shipped_recipes
-    from closedbook.training.recipes import load_recipe, to_yaml
+    from closedbook.training.recipe_page import read_by, recipe_page, recipe_rows, shipped_recipes, shipped_studies
+    from closedbook.training.recipes import load_recipe, study_names, to_yaml
+    from closedbook.training.study import load_study, study_yaml
 
     if (name is not None) + fields + page > 1:
         raise RequestError("recipes: a name, --fields and --page print different things; give one of them")
@@ -115,11 +116,15 @@ def recipes_command(
         described = {row.name: {**row._asdict(), "read_by": read_by(row.name)} for row in recipe_rows()}
         print_json(described) if as_json else print_fields(recipe_rows(), lambda name: f"read by {read_by(name)}")
         return
+    if name in study_names():
+        study = load_study(str(name))
+        print_json(study.model_dump(mode="json")) if as_json else typer.echo(study_yaml(study), nl=False)
+        return
     if name is not None:
         recipe = load_recipe(name)
         print_json(recipe.model_dump(mode="json")) if as_json else typer.echo(to_yaml(recipe), nl=False)
         return
-    first_lines = shipped_recipes()
+    first_lines = shipped_recipes() | shipped_studies()
     if as_json:
         print_json(first_lines)
     else:
@@ -188,8 +193,10 @@ def reproduce_command(
         list[str] | None,
         typer.Option("--from", help="Forget these stages and all that builds on them, and run them again."),
     ] = None,
-    status: Annotated[bool, typer.Option("--status", help="Print how far each stage is, and end.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it costs, and end.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="The same table: how far each stage is.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every stage, its work and its judge calls at most, and end.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """The whole study from one recipe: data, base model, samples, every method, every analysis, one report.
@@ -200,6 +207,10 @@ def reproduce_command(
     Example: `closedbook reproduce --config study_cpu --smoke`, then without `--smoke`; `--status` beside it.
     """
     _check_installed()
+    if again and (status or dry_run):
+        raise RequestError(
+            "--from removes what stages have made, and --status and --dry-run only show; give one of them"
+        )
     from closedbook.training.study import describe, load_study, study_graph
 
     study = load_study(config, overrides or (), smoke)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from closedbook.harness.fields import FieldRow, field_rows
 from closedbook.training.recipe_fields import METHODS, Recipe, reads
-from closedbook.training.recipes import recipe_names, recipes_dir
+from closedbook.training.recipes import recipe_names, recipes_dir, study_names
+from closedbook.training.study import Study
 
 INTRODUCTION = """\
 # Recipes
@@ -51,6 +52,11 @@ for question in load('popqa', 'train'): print(question.id, question.question)"
 ```
 
 A file of buckets is parquet or JSON Lines with the columns `id` and `bucket`."""
+STUDIES = """\
+## Studies
+A study is a recipe for `closedbook reproduce`: models, benchmarks, methods by the recipes above, and what is analysed
+([study.md](study.md)). `key=value` changes it as it changes a recipe, and `null` leaves something out:
+`models.smollm2=null models.mine=my/checkpoint`."""
 FIELDS = """\
 ## Fields
 `closedbook recipes --fields` prints them. A field without a default has to be stated, except `name`, which is then
@@ -62,7 +68,16 @@ no key, and where it is silent the environment speaks."""
 
 def shipped_recipes() -> dict[str, str]:
     """The recipes of the package, with what each says of itself in its first line."""
-    texts = {name: (recipes_dir() / f"{name}.yaml").read_text(encoding="utf-8") for name in recipe_names()}
+    return _first_lines(recipe_names())
+
+
+def shipped_studies() -> dict[str, str]:
+    """The same of the studies."""
+    return _first_lines(study_names())
+
+
+def _first_lines(names: Sequence[str]) -> dict[str, str]:
+    texts = {name: (recipes_dir() / f"{name}.yaml").read_text(encoding="utf-8") for name in names}
     return {name: text.partition("\n")[0].removeprefix("#").strip() for name, text in texts.items()}
 
 
@@ -84,7 +99,17 @@ def recipe_page() -> str:
     sections = dict.fromkeys(row.name.partition(".")[0] for row in recipe_rows() if "." in row.name)
     for section in sections:
         parts += [f"### {section}", _fields(section), *([SUBSET] if section == "subset" else [])]
-    return "\n\n".join([*parts, "### judge", JUDGE]) + "\n"
+    studies = _table(["study", "what"], [[f"`{name}`", what] for name, what in shipped_studies().items()])
+    rows = [
+        [f"`{row.name}`", row.values, f"`{row.default}`" if row.default else "", row.meaning] for row in study_rows()
+    ]
+    fields = _table(["field", "values", "default", "what"], rows)
+    return "\n\n".join([*parts, "### judge", JUDGE, STUDIES, studies, fields]) + "\n"
+
+
+def study_rows() -> list[FieldRow]:
+    """Every field of a study, but those of the judge."""
+    return field_rows(Study, closed=["judge"])
 
 
 def _fields(section: str) -> str:

@@ -15,7 +15,7 @@ can be paired. Settings were fixed on validation questions or taken over; no tes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from closedbook.harness.files import busy
 from closedbook.harness.judge.calibration import chosen_labels
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.manifests import SPLITS, read_manifest
+from closedbook.harness.small_model import require_folder
 from closedbook.harness.study.accessibility import bucket_names
 from closedbook.training.accelerate import accelerate_dir, accelerate_names
 from closedbook.training.batches import devices
@@ -51,8 +52,10 @@ class Sampled(Section):
 class Attribution(Section):
     """Training on the questions of one bucket only, beside as many random ones."""
 
-    buckets: tuple[str, ...] = Field(default=("0",), description="Buckets to train on, each by itself")
-    seeds: tuple[int, ...] = Field(default=(0,), description="Seeds, each with a training on the bucket and a control")
+    buckets: tuple[str, ...] = Field(default=("0",), min_length=1, description="Buckets to train on, each by itself")
+    seeds: tuple[int, ...] = Field(
+        default=(0,), min_length=1, description="Seeds, each with a training on the bucket and a control"
+    )
     limit: Whole | None = Field(default=None, ge=1, description="Train questions that get a bucket; null for all")
 
 
@@ -138,8 +141,12 @@ def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) ->
         stated["judge"] = {"kind": judge}
     elif isinstance(judge, Mapping) and (leaked := [name for name in judge if "key" in str(name).lower()]):
         raise RequestError(f"{where}: judge.{leaked[0]}: would be written to results; set OPENAI_API_KEY instead")
+    there = read_layers(name) if overrides else {}
     for name in ("models", "methods", "also", "overrides"):  # what is set to null is left out
         if isinstance(of := stated.get(name), Mapping):
+            known = there.get(name) or {}
+            if absent := [key for key, value in of.items() if value is None and overrides and key not in known]:
+                raise RequestError(f"{where}: {name}.{absent[0]}: is not there to be left out; {_there(known)}")
             stated[name] = {key: value for key, value in of.items() if value is not None}
     for name in ("methods", "also", "overrides"):
         if isinstance(of := stated.get(name), Mapping):
@@ -154,6 +161,10 @@ def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) ->
         raise RequestError(f"{where}: {field}: {message}{known}" if field else f"{where}: {message}") from None
 
 
+def _there(names: Iterable[str]) -> str:
+    return f"there are {', '.join(names)}" if names else "there are none"
+
+
 def _smoked(stated: Mapping[str, Any]) -> dict[str, Any]:
     """The study with a few questions, samples and steps each, and its own changes otherwise."""
     own = stated.get("overrides") or {}
@@ -165,12 +176,23 @@ def _smoked(stated: Mapping[str, Any]) -> dict[str, Any]:
     return smoked
 
 
+def study_yaml(study: Study) -> str:
+    """The study as YAML that `load_study` reads: all that it states, and no key."""
+    import yaml
+
+    stated = study.model_dump(mode="json", exclude_unset=True)
+    stated["judge"] = {"kind": study.judge.kind, **_stated(study.judge)}
+    return str(yaml.safe_dump(stated, sort_keys=False, allow_unicode=True))
+
+
 def study_graph(study: Study, out: Path) -> Graph:
     """All stages of a study.
 
     Raises:
-        RequestError: A recipe of it is wrong, or a manifest or the labels cannot be read.
+        RequestError: There is no such model, a recipe of it is wrong, or a manifest or the labels cannot be read.
     """
+    for model in study.models.values():
+        require_folder(model)
     return Graph(_stages(study, out), out)
 
 

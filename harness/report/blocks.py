@@ -24,6 +24,38 @@ ADJUSTED = "p (Holm)"  # the column of p values that are adjusted for all tests 
 LONGEST = 400  # characters of a text that a cell shows; the CSV has all
 
 
+MEANINGS = {
+    "answers together": "the same difference; its interval draws questions that share a gold answer as one",
+    "detectable": "the least difference that one such test, not adjusted, finds in four of five cases",
+    "p (Holm)": "McNemar's exact test of the difference, adjusted for all tests of this table",
+    "gained": "questions that are right only after",
+    "lost": "questions that are right only before",
+    "changed": "questions that only this method has right, and that only the greedy answer has right",
+    "if failures hide": "the least and the most that it could be, whatever answers without a grade are",
+    "greedy": "accuracy of the one answer that the model says first",
+    "k of the first run": "the smallest k at which pass@k of the first run is as high as this greedy accuracy",
+    "bucket": "how many of the samples before training are right",
+    "share of the gain": "this bucket's part of the whole gain, which is gained less lost",
+    "share of the whole gain": "this gain as a part of that of training on all questions",
+    "mean sample": "share of all samples that are right",
+    "votes": "samples that vote; equal answers count together",
+    "at least": "the probability of right answers as far as they were listed: there may be more",
+    "not known": "the probability of answers that were not listed, or not graded",
+    "gold log-prob": "natural logarithm of the probability of the likeliest gold answer in its very words; median",
+    "first before": "share of questions whose likeliest answer was right before",
+    "first after": "the same after",
+    "became first": "questions whose likeliest answer is right only after",
+    "of these listed before": "how many of those had a right answer in the list before, if further down",
+    "left out": "test questions whose facts the other benchmark's training questions state",
+    "prompt tokens": "a question, on average; the prompt counts once, however many samples are drawn",
+    "generated tokens": "a question, on average, over all samples that the method needs",
+    "fpr": "share of the wrong answers that the judge calls right",
+    "fnr": "share of the right answers that the judge calls wrong",
+    "kappa": "agreement with people beyond what chance would give (Cohen)",
+}
+"""What a column says, by a part of its name, where the name alone does not tell."""
+
+
 class Download(NamedTuple):
     """A file inside the page: its name, what the link says, and its data."""
 
@@ -94,6 +126,7 @@ class Table:
         choice: Values of a column of which one can be chosen.
         anchors: An id for each row, or none.
         head: Whether it is the headline.
+        meanings: Columns that need a word, with it.
     """
 
     id: str
@@ -106,6 +139,7 @@ class Table:
     choice: Sequence[str] = ()
     anchors: Sequence[str] = ()
     head: bool = False
+    meanings: Sequence[tuple[str, str]] = ()
     kind: str = "table"
 
 
@@ -235,7 +269,14 @@ def table(
         Download(f"{name}.md", "Markdown", data_uri("text/markdown;charset=utf-8", markdown(analysis).encode())),
     ]
     choices = list(dict.fromkeys(str(row[chosen]) for row in analysis.rows)) if chosen is not None else []
-    return Table(id, analysis.title, columns, rows, downloads, source, search, choices, anchors, head)
+    told = [(name, meaning) for name in analysis.columns if (meaning := _meaning(name))]
+    return Table(id, analysis.title, columns, rows, downloads, source, search, choices, anchors, head, told)
+
+
+def _meaning(column: str) -> str:
+    """What a column says, by the longest known part of its name; empty where the name alone tells."""
+    known = [part for part in MEANINGS if part in column]
+    return MEANINGS[max(known, key=len)] if known else ""
 
 
 def _by_chance(columns: Sequence[str], row: Sequence[Cell]) -> bool:

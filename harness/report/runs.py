@@ -127,7 +127,7 @@ def contamination(study: Study) -> Section | None:
     lead = (
         "A test question whose fact the training questions state measures memory of training. Those were dropped "
         "before anything was asked; checkpoints carry the ids they were trained on, and are checked against what they "
-        "are asked."
+        "are asked. Counts are of the whole split, also where a part of it was asked."
     )
     return Section(
         "contamination", "Contamination", lead, blocks, [clean(f) for f in facts], [clean(w) for w in warnings]
@@ -159,7 +159,13 @@ def _manifests(evaluations: Sequence[Evaluated]) -> Analysis | None:
 def cost(study: Study) -> Section | None:
     """What it took: training, samples, evaluations."""
     rows: list[list[Cell]] = [
-        [run.name, f"train {run.provenance.method}", f"{run.steps:,} steps", run.tokens, _minutes(run.seconds)]
+        [
+            run.name,
+            f"train {run.provenance.method}",
+            f"{run.steps:,} steps",
+            run.tokens,
+            _minutes(_took(study, run.folder) or run.seconds),
+        ]
         for run in study.training
     ]
     rows += [
@@ -172,7 +178,8 @@ def cost(study: Study) -> Section | None:
         for run in study.likelihoods
     ]
     rows += [
-        [run.name, "evaluate", f"{_asked(run):,} questions", None, _minutes(run.seconds)] for run in study.evaluations
+        [run.name, "evaluate", f"{_asked(run):,} questions", None, _minutes(_took(study, run.folder) or run.seconds)]
+        for run in study.evaluations
     ]
     if not rows:
         return None

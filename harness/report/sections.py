@@ -248,7 +248,7 @@ def _source(stored: Stored, page: Page) -> Source:
         if digest and digest not in known:
             inputs.append((clean(name), clean(digest), page.anchor(name, digest)))
         for key, value in flat(of).items():
-            settings.setdefault(key, {})[name] = said(value)
+            settings.setdefault("samples in the folder" if key == "n" else key, {})[name] = said(value)
     decides = {
         key: said(value) for key, value in flat(_with_estimates(made)).items() if key.partition(".")[0] not in OWN
     }

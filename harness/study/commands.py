@@ -34,7 +34,9 @@ def sample_command(
     top_k: Annotated[int, typer.Option(min=0, help="Likeliest tokens to draw from; 0 for all.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     seed: Annotated[int, typer.Option(help="Another seed draws other samples.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many questions: a random sample, the one of `eval`.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="hf (transformers), vllm, or openai (any such server).")] = "hf",
     base_url: Annotated[str, typer.Option(help="The server's address, with --engine openai.")] = "",
     chat: Annotated[
@@ -48,7 +50,10 @@ def sample_command(
     allow_contaminated: Annotated[
         bool, typer.Option("--allow-contaminated", help="Ask a checkpoint questions that it was trained on.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the samples; the same one is added to.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the samples; the same one is added to. [runs/sample-MODEL-TASK-SPLIT]"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw many answers to each question: what the model can say, not only what it says first.
@@ -98,12 +103,14 @@ def sample_command(
 
 @with_flags("settings", judge_flags)
 def likelihood_command(
-    model: Annotated[str, typer.Argument(help="Model folder, hub id, or smollm2 for the small model.")],
+    model: Annotated[str, typer.Argument(help="Model folder, hub id, or smollm2, gemma-270m, qwen-0.5b.")],
     task: Annotated[str, typer.Option(help="One task; see `closedbook tasks list`.")] = "worldfacts_dedup",
     split: Annotated[str, typer.Option(help="test, validation, train or dropped.")] = "test",
     least: Annotated[float, typer.Option(help="Smallest probability of an answer that is listed.")] = 0.001,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many questions: a random sample, the one of `eval`.")
+    ] = None,
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")
     ] = None,
@@ -112,7 +119,10 @@ def likelihood_command(
     allow_contaminated: Annotated[
         bool, typer.Option("--allow-contaminated", help="Ask a checkpoint questions that it was trained on.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the figures; the same one is added to.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the figures; the same one is added to. [runs/likelihood-MODEL-TASK-SPLIT]"),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """How likely a model is to give each answer: all likely ones listed and judged, and the gold answers scored.
@@ -208,6 +218,7 @@ def accessibility_command(
 ) -> None:
     """The gain of training by how often the untrained model says a fact when it is sampled.
 
+    Example: `closedbook analyze accessibility runs/sample-base --before runs/eval-base --after runs/eval-grpo -n 64`.
     Buckets are 0, 1, 2-3, 4-7, ..., n of n right samples. "0 of 128" is not "unknown": where the folder holds more than
     -n samples, those beyond show how many of that bucket are rare and not absent.
     """
@@ -227,7 +238,10 @@ def majority_command(
     out: OutFlag = Path("runs/analysis"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Majority voting over k samples: what sampling alone gains, with nothing trained."""
+    """Majority voting over k samples: what sampling alone gains, with nothing trained.
+
+    Example: `closedbook analyze majority runs/sample-base runs/sample-grpo`.
+    """
     from closedbook.harness.study.analyses import read_sample_runs, voting
 
     _show(voting(read_sample_runs(runs, n)), out, as_json)
@@ -245,7 +259,10 @@ def flips_command(
     out: OutFlag = Path("runs/analysis"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Which answers became right, and which were lost: every question, with both answers."""
+    """Which answers became right, and which were lost: every question, with both answers.
+
+    Example: `closedbook analyze flips runs/eval-base runs/eval-grpo --samples runs/sample-base`.
+    """
     from closedbook.harness.errors import RequestError
     from closedbook.harness.study.accessibility import buckets
     from closedbook.harness.study.analyses import all_answers, flips, read_sample_runs
@@ -273,7 +290,7 @@ def accuracy_command(
 ) -> None:
     """Greedy accuracy of each checkpoint beside the first, with paired tests and the least difference they would find.
 
-    p values are McNemar's, adjusted for all differences of the table (Holm). The second interval of a difference draws
+    Example: `closedbook analyze accuracy runs/eval-base runs/eval-sft runs/eval-grpo`. p values are McNemar's, adjusted for all differences of the table (Holm). The second interval of a difference draws
     questions with one gold answer together.
     """
     from closedbook.harness.compare import names_of

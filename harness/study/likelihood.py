@@ -45,7 +45,7 @@ class Request:
         least: The smallest probability of an answer that is listed.
         max_tokens: Longest answer.
         chat: Whether to ask through the chat template; "auto" if there is one.
-        limit: The first questions only.
+        limit: Questions: the first so many by id, which is a random sample.
         out: The folder; `runs/likelihood-MODEL-TASK-SPLIT` unless stated.
         allow_contaminated: Ask a checkpoint questions that it was trained on.
     """

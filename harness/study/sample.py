@@ -42,7 +42,7 @@ class Request:
         engine: hf, vllm or openai.
         base_url: The server's address, with openai.
         chat: Whether to ask through the chat template; "auto" if there is one.
-        limit: The first questions only.
+        limit: Questions: the first so many by id, which is a random sample.
         out: The folder; `runs/sample-MODEL-TASK-SPLIT` unless stated.
         allow_contaminated: Ask a checkpoint questions that it was trained on.
     """

@@ -475,3 +475,12 @@ def test_a_heat_map_wants_its_columns():
     found = heat_map(Analysis("t", "t", names, rows, {}), "t", *names)
     cells = [cells for _, cells in found.rows]
     assert cells == [[None], [("\N{MINUS SIGN}50.0", "[\N{MINUS SIGN}60.0, \N{MINUS SIGN}40.0]", -1.0)]]
+
+
+def test_a_table_says_what_columns_mean_whose_names_do_not_tell():
+    rows: list[list[Any]] = [["smolt", Estimate(0.1, 0.0, 0.2, 9), 0.2, None]]
+    made = table(Analysis("a", "A", ("run", "detectable, unadjusted", "p (Holm)", "seed"), rows, {}), "a")
+    assert [name for name, _ in made.meanings] == ["detectable, unadjusted", "p (Holm)"]
+    shares = ("share of the gain", "share of the whole gain")
+    told = dict(table(Analysis("b", "B", shares, [[0.1, 0.2]], {}), "b").meanings)
+    assert "bucket" in told[shares[0]] and "all questions" in told[shares[1]]

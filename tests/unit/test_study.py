@@ -21,7 +21,7 @@ from closedbook.harness.manifests import read_manifest
 from closedbook.training import study as module
 from closedbook.training.recipes import load_recipe, recipe_names, study_names
 from closedbook.training.stages import Graph
-from closedbook.training.study import describe, judge_flags, load_study, study_graph
+from closedbook.training.study import describe, judge_flags, load_study, study_graph, study_yaml
 
 OUT = Path("OUT")
 
@@ -138,6 +138,25 @@ def test_buckets_are_of_all_train_questions_whatever_the_test_questions_that_are
     assert fewer["smollm2/samples/worldfacts/base-train"].work.startswith("7 questions")
 
 
+def test_what_is_left_out_has_to_be_there() -> None:
+    with pytest.raises(RequestError, match=r"models\.llama: is not there to be left out; there are smollm2$"):
+        load_study("study_cpu", ["models.llama=null"])
+    with pytest.raises(RequestError, match=r"overrides\.grpo: is not there to be left out; there are none"):
+        load_study("study_cpu", ["overrides.grpo=null"])
+
+
+def test_a_model_folder_that_is_not_there_is_told_before_the_first_stage() -> None:
+    with pytest.raises(RequestError, match=r"\./gorlim: no such folder"):
+        graph("models.mine=./gorlim")
+    assert "mine/eval/base" in graph("models.mine=gorlim/tharn").stages  # may be a hub id
+
+
+def test_a_study_that_is_printed_is_the_study(tmp_path: Path) -> None:
+    for name in study_names():
+        (tmp_path / f"{name}.yaml").write_text(study_yaml(load_study(name)))
+        assert load_study(str(tmp_path / f"{name}.yaml")) == load_study(name)
+
+
 def test_a_stage_that_runs_now_is_no_failed_one(tmp_path: Path) -> None:
     of = study_graph(load_study("study_cpu"), tmp_path)
     for name in ("data", "dedup"):
@@ -180,6 +199,7 @@ def test_several_processes_train_where_the_study_says_so() -> None:
         ),
         ("attribution.seeds=[1, 1]", "attribution.seeds: one stands there twice"),
         ("limit=0", "limit: Input should be greater than or equal to 1"),
+        ("attribution.buckets=[]", "attribution.buckets: Tuple should have at least 1 item"),
         ("models.smollm2=null", "models: Dictionary should have at least 1 item"),
         ("judge.api_key=tharn", "judge.api_key: would be written to results; set OPENAI_API_KEY instead"),
         ("judge.kind=gorlim", "judge.kind: "),
