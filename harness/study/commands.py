@@ -290,8 +290,9 @@ def accuracy_command(
 ) -> None:
     """Greedy accuracy of each checkpoint beside the first, with paired tests and the least difference they would find.
 
-    Example: `closedbook analyze accuracy runs/eval-base runs/eval-sft runs/eval-grpo`. p values are McNemar's, adjusted for all differences of the table (Holm). The second interval of a difference draws
-    questions with one gold answer together.
+    Example: `closedbook analyze accuracy runs/eval-base runs/eval-sft runs/eval-grpo`. p values are McNemar's, adjusted
+    for all differences of the table (Holm). The second interval of a difference draws all questions that share a gold
+    answer as one.
     """
     from closedbook.harness.compare import names_of
     from closedbook.harness.study.checkpoints import accuracy
