@@ -120,8 +120,7 @@ def require_alike(folders: Sequence[Path], metric: str = "judge_correct") -> Non
     Raises:
         RequestError: The first thing that differs, by its name.
     """
-    counts = ("judge", "split") if metric == "judge_correct" else ("split",)
-    stated = {folder: flat({name: of[name] for name in counts}) for folder in folders if (of := how_asked(folder))}
+    stated = {folder: of for folder in folders if (of := how_graded(folder, metric))}
     for first, folder in pairwise(stated):
         one, other = stated[first], stated[folder]
         for name in sorted(one.keys() | other.keys()):
@@ -130,6 +129,17 @@ def require_alike(folders: Sequence[Path], metric: str = "judge_correct") -> Non
                     f"{first} and {folder} cannot be laid beside each other: {name} is {one.get(name)!r} and "
                     f"{other.get(name)!r}; score both in the same way"
                 )
+
+
+def how_graded(folder: Path, metric: str = "judge_correct") -> dict[str, Any]:
+    """The split of an evaluation and, where its word counts, the judge, by their whole names; nothing where none says.
+
+    Raises:
+        RequestError: Its run.json is damaged.
+    """
+    counts = ("judge", "split") if metric == "judge_correct" else ("split",)
+    asked = how_asked(folder)
+    return flat({name: asked[name] for name in counts}) if asked else {}
 
 
 def how_asked(folder: Path) -> dict[str, Any]:

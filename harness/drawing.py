@@ -17,6 +17,7 @@ from closedbook.harness.prompts import Style, extract_answer, first_line
 from closedbook.harness.questions import Question
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.samples import QuestionSamples, Sample, count, joined
+from closedbook.harness.text import storable
 
 BLOCK = 1024  # samples that are drawn, graded, saved and lost together, where an engine wants no more at once
 
@@ -153,7 +154,7 @@ def _draw(
 
 def _kept(response: str, style: Style) -> str:
     """What of a response is kept: all that is graded, and nothing after it."""
-    return response.strip() if style == "cot" else first_line(response)
+    return storable(response.strip() if style == "cot" else first_line(response))
 
 
 class _Share:

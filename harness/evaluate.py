@@ -333,6 +333,7 @@ def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], 
     tasks = manager.load(list(run.tasks))["tasks"]
     checkpoint = {name: task.config.metadata["closedbook"]["checkpoint"] for name, task in tasks.items()}
     described = run.described() | {"checkpoint": checkpoint}
+    (folder / "figures.json").unlink(missing_ok=True)  # until this run has ended there are none of it
     write_text(folder / "run.json", json.dumps(described, indent=2, default=str) + "\n")
     if run.judge:  # and so is a judge; the tasks look again, later
         make_judge(run.judge).preflight()

@@ -25,9 +25,11 @@ from typing import Any, ClassVar, NamedTuple
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.fields import flat
 from closedbook.harness.files import renamed_when_whole, write_text
+from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.samples import QuestionSamples, Sample, joined
 
 VERSION = 1
+MAY_FAIL: float = JudgeSettings.model_fields["max_failures"].default  # share of questions without any verdict
 HEAD = "samples.json"
 
 
@@ -213,6 +215,18 @@ class SampleStore(RecordStore):
             raise RequestError(
                 f"{self.folder}: {len(short)} of {len(head.ids)} questions have fewer than {wanted} samples; the same "
                 "`closedbook sample` again draws what is missing"
+            )
+        twice = [id for id in head.ids if len({d for said in found[id].samples for d in said.draws}) < found[id].drawn]
+        if twice:
+            raise RequestError(
+                f"{self.folder}: {len(twice)} questions have two texts for one sample, as when two runs wrote at once; "
+                "draw into another folder"
+            )
+        ungraded = sum(found[id].failed == found[id].drawn for id in head.ids)
+        if ungraded > max(1, MAY_FAIL * len(head.ids)):
+            raise RequestError(
+                f"{self.folder}: {ungraded} of {len(head.ids)} questions have no verdict on any sample; the same "
+                "`closedbook sample` again grades them"
             )
         return [found[id] for id in sorted(head.ids)]
 

@@ -90,3 +90,8 @@ def contains_words(text: str, part: str) -> bool:
     """Whether the key of `part` occurs in the key of `text` at word boundaries; False for an empty part."""
     key = answer_key(part)
     return bool(key) and f" {key} " in f" {answer_key(text)} "
+
+
+def storable(text: str) -> str:
+    """A text that files can hold: a lone surrogate, which a server may send, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -86,8 +86,9 @@ class Graph:
         """How far a stage is."""
         try:
             record = json.loads(self.file(name, "json").read_text(encoding="utf-8"))
-            same = record["digest"] == self._digests[name]
-            return Status("done" if same else "changed", float(record["seconds"]))
+            same, makes = record["digest"] == self._digests[name], self.stages[name].makes
+            whole = not makes or any(path.exists() for path in makes)  # somebody may have removed it
+            return Status("changed" if not same else "done" if whole else "failed", float(record["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             return Status("failed" if self.file(name, "log").exists() else "waiting")
 
@@ -110,11 +111,10 @@ class Graph:
         """Remove what stages and all that build on them have made; refused (RequestError) while a run writes here."""
         gone = set(names)
         with alone(self.out):
-            for stage in self.stages.values():
-                if stage.name in gone or gone & set(stage.after):
-                    gone.add(stage.name)
-                    for path in (*stage.makes, self.file(stage.name, "json"), self.file(stage.name, "log")):
-                        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            gone.update(stage.name for stage in self.stages.values() if stage.name in gone or gone & set(stage.after))
+            for stage in reversed([stage for stage in self.stages.values() if stage.name in gone]):
+                for path in (self.file(stage.name, "json"), *stage.makes, self.file(stage.name, "log")):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
     def run(self, names: Iterable[str], say: Callable[[str], None]) -> None:
         """Run those that are not done, in order; `say` is told what begins.

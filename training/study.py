@@ -14,6 +14,7 @@ can be paired. Settings were fixed on validation questions or taken over; no tes
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -91,6 +92,8 @@ class Study(Section):
     def _fits(self) -> Study:
         if self.main not in self.methods:
             raise ValueError(f"main: {self.main!r} is none of the methods {', '.join(self.methods)}")
+        if len(set(self.benchmarks)) < len(self.benchmarks):
+            raise ValueError("benchmarks: one stands there twice; name each once")
         if twice := set(self.benchmarks) & set(self.also):
             raise ValueError(f"also: {min(twice)} is studied already; name other benchmarks")
         if BASE in self.methods:
@@ -225,7 +228,9 @@ def _stages(study: Study, out: Path) -> Iterator[Stage]:
         made, labels = out / "judge.json", len(chosen_labels(Path(study.labels)))
         command = ("judge", "calibrate", study.labels, "--out", str(made), *judge_flags(study.judge))
         calls = 0 if study.judge.kind == "rules" else labels
-        yield Stage("judge", command, makes=(made,), work=f"{labels:,} answers that people have graded", calls=calls)
+        said = hashlib.sha256(Path(study.labels).read_bytes()).hexdigest()  # other labels are another study
+        work = f"{labels:,} answers that people have graded"
+        yield Stage("judge", command, makes=(made,), stated=said, work=work, calls=calls)
     last: list[str] = []
     for name, model in study.models.items():
         for stage in _Model(study, out, name, model).stages():

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from closedbook.harness.report.figures import Inline
 from closedbook.harness.statistics import Estimate, number
-from closedbook.harness.study.tables import Analysis, Cell, csv_text, markdown, storable
+from closedbook.harness.study.tables import Analysis, Cell, csv_text, markdown
+from closedbook.harness.text import storable
 
 UNKNOWN, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 CODE = ("command", "checkpoint", "digest", "manifest")  # columns that hold words for machines

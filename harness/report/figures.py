@@ -56,14 +56,15 @@ def inline(content: bytes, prefix: str, name: str) -> Inline:
     Raises:
         RequestError: It is no SVG file that can be read.
     """
+    again = "run `closedbook analyze` again"
     try:
         root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise RequestError(f"cannot read {name}: {one_line(error)}; run `closedbook analyze` again") from error
-    if _name(root.tag) != "svg" or not root.get("viewBox"):
-        raise RequestError(f"{name} is no SVG figure; run `closedbook analyze` again")
-    card = any(_name(element.tag) in OWN_CARD for element in root.iter())
-    return Inline("".join(_written(root, prefix, card, top=True)), card)
+        if _name(root.tag) != "svg" or not root.get("viewBox"):
+            raise RequestError(f"{name} is no SVG figure; {again}")
+        card = any(_name(element.tag) in OWN_CARD for element in root.iter())
+        return Inline("".join(_written(root, prefix, card, top=True)), card)
+    except (ElementTree.ParseError, ValueError, RecursionError) as error:
+        raise RequestError(f"cannot read {name}: {one_line(error)}; {again}") from error
 
 
 def _name(tag: object) -> str:

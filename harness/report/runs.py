@@ -164,7 +164,7 @@ def cost(study: Study) -> Section | None:
             f"train {run.provenance.method}",
             f"{run.steps:,} steps",
             run.tokens,
-            _minutes(_took(study, run.folder) or run.seconds),
+            _minutes(_took(study, run.folder, run.seconds)),
         ]
         for run in study.training
     ]
@@ -178,7 +178,7 @@ def cost(study: Study) -> Section | None:
         for run in study.likelihoods
     ]
     rows += [
-        [run.name, "evaluate", f"{_asked(run):,} questions", None, _minutes(_took(study, run.folder) or run.seconds)]
+        [run.name, "evaluate", f"{_asked(run):,} questions", None, _minutes(_took(study, run.folder, run.seconds))]
         for run in study.evaluations
     ]
     if not rows:
@@ -227,9 +227,11 @@ def _stage(study: Study, folder: Path) -> Stage | None:
     return None
 
 
-def _took(study: Study, folder: Path) -> float | None:
+def _took(study: Study, folder: Path, own: float | None = None) -> float | None:
+    """Seconds of a run: its own record's, or its stage's where that has more; a stage counts its last start only."""
     stage = _stage(study, folder)
-    return stage.seconds if stage else None
+    recorded = (own, stage.seconds if stage else None)
+    return max((seconds for seconds in recorded if seconds is not None), default=None)
 
 
 def _evaluated(study: Study) -> dict[str, str]:

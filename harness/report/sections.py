@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from closedbook.harness.compare import Run, read_run
+from closedbook.harness.compare import Run, how_graded, read_run
 from closedbook.harness.fields import flat
 from closedbook.harness.report.blocks import (
     Download,
@@ -160,7 +160,12 @@ def headline(evaluations: Sequence[Evaluated]) -> list[Analysed]:
     made: list[Analysed] = []
     while left:
         (first, (_, base)), *_ = left.items()
-        alike = {name: _same(base, run) for name, (_, run) in left.items() if name == first or _answers(base, run)}
+        graded = how_graded(left[first][0].folder, metric)
+        alike = {
+            name: _same(base, run)
+            for name, (of, run) in left.items()
+            if name == first or (_answers(base, run) and how_graded(of.folder, metric) == graded)
+        }
         inputs = [Input(shown_path(left[name][0].folder), left[name][0].digest) for name in alike]
         command = command_line(["analyze", "accuracy", *(one.folder for one in inputs), "--metric", metric])
         of = f"beside {first}" if made or len(alike) < len(left) else ""

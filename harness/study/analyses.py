@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,6 +57,18 @@ def read_sample_runs(folders: Sequence[Path], n: int | None = None) -> list[Samp
     least = min(head.n for head in heads) if n is None else n
     samples = [store.whole(least) for store in stores]
     return [SampleRun(*run) for run in zip(names_of(folders), heads, samples, strict=True)]
+
+
+def at_most(run: SampleRun, n: int | None) -> int:
+    """The samples of each question that are looked at; all for None.
+
+    Raises:
+        RequestError: More than there are.
+    """
+    there = min(question.drawn for question in run.samples)
+    if (n or 0) > there:
+        raise RequestError(f"{run.name} holds {there} samples of each question, not {n}; draw more with -n")
+    return n or there
 
 
 def require_alike(first: Path, one: Head, second: Path, other: Head) -> None:
@@ -128,7 +141,14 @@ def values_of(answers: Mapping[str, Answered]) -> dict[str, float]:
 
 
 def all_answers(run: Run) -> dict[str, Answered]:
-    """The answers of an evaluation to all its tasks, by question id."""
+    """The answers of an evaluation to all its tasks, by question id.
+
+    Raises:
+        RequestError: A question was asked by two tasks, as with a chain of thought and without.
+    """
+    for one, other in combinations(run, 2):
+        if run[one].keys() & run[other].keys():
+            raise RequestError(f"{one} and {other} ask the same questions; choose one with --task")
     return {id: answered for task in run.values() for id, answered in task.items()}
 
 
@@ -183,7 +203,7 @@ def accessibility(
         after: Those of the trained model.
         n: Samples that make the buckets; further ones are used to recheck bucket 0. None for all of them.
     """
-    n = n or run.head.n
+    n = at_most(run, n)
     of = buckets(run.samples, n)
     found = gains(of, before, after, bucket_names(n))
     rows: list[list[Any]] = [
@@ -229,11 +249,12 @@ def accessibility(
 
 def bucketed(run: SampleRun, n: int | None = None) -> Analysis:
     """The bucket of each question by its first n samples: what `subset.buckets` of a recipe reads."""
-    of = buckets(run.samples, n or run.head.n)
+    n = at_most(run, n)
+    of = buckets(run.samples, n)
     rows = [[id, name] for id, name in sorted(of.items(), key=lambda pair: (bucket_order(pair[1]), pair[0]))]
-    counts = {name: list(of.values()).count(name) for name in bucket_names(n or run.head.n)}
+    counts = {name: list(of.values()).count(name) for name in bucket_names(n)}
     ungraded = len(run.samples) - len(of)
-    made = {**_made_from([run]), "n": n or run.head.n, "questions": counts, "left_out_as_ungraded": ungraded}
+    made = {**_made_from([run]), "n": n, "questions": counts, "left_out_as_ungraded": ungraded}
     return Analysis("buckets", "The bucket of each question", ("id", "bucket"), rows, made)
 
 

@@ -201,8 +201,8 @@ def transfer(base: Run, trained: Sequence[Trained], overlaps: Mapping[tuple[str,
                 raise RequestError(
                     f"the checkpoint trained on {name} answers other questions of {task}; score it again"
                 )
-            tested = task.partition("_")[0]
-            left_out = overlaps.get((tested, name), frozenset()) & before.keys()
+            tested = task.replace("_dedup", "")  # a chain of thought keeps its name
+            left_out = overlaps.get((task.partition("_")[0], name), frozenset()) & before.keys()
             ids = sorted(before.keys() - left_out)
             pair = paired([before[id].value for id in ids], [run[task][id].value for id in ids])
             cells.append((name, tested, pair, len(left_out)))

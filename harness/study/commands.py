@@ -99,6 +99,8 @@ def sample_command(
                 "pass@k in per cent, with 95 % intervals", ["k", "pass@k"], [[p.k, p.estimate] for p in done.passes]
             )
     people.print(f"samples: {done.folder}", highlight=False, markup=False, soft_wrap=True)
+    if grade:
+        _end_if_too_many(done.counts.ungraded, done.counts.samples, settings, done.folder)
 
 
 @with_flags("settings", judge_flags)
@@ -150,6 +152,23 @@ def likelihood_command(
             [[len(done.questions), *found[:3], found.gold]],
         )
     people.print(f"probabilities: {done.folder}", highlight=False, markup=False, soft_wrap=True)
+    answers = [said for question in done.questions for said in question.answers]
+    _end_if_too_many(sum(said.reward is None for said in answers), len(answers), settings, done.folder)
+
+
+def _end_if_too_many(ungraded: int, answers: int, settings: JudgeSettings, kept: Path) -> None:
+    """Exit code 1, after everything is kept and shown, where too many answers have no grade.
+
+    Raises:
+        WorkError: They are.
+    """
+    from closedbook.harness.errors import WorkError
+
+    if ungraded > settings.max_failures * answers:
+        raise WorkError(
+            f"the judge failed on {ungraded:,} of {answers:,} answers; what was graded is kept in {kept}; the same "
+            "command again asks for the rest"
+        )
 
 
 class _Remembered(TyperGroup):
@@ -265,7 +284,7 @@ def flips_command(
     """
     from closedbook.harness.errors import RequestError
     from closedbook.harness.study.accessibility import buckets
-    from closedbook.harness.study.analyses import all_answers, flips, read_sample_runs
+    from closedbook.harness.study.analyses import all_answers, answers_beside, at_most, flips, read_sample_runs
 
     first, second = map(all_answers, _answers([before, after], task, "judge_correct"))
     if first.keys() != second.keys():
@@ -274,7 +293,8 @@ def flips_command(
     of = None
     if samples:
         (run,) = read_sample_runs([samples])
-        of = buckets(run.samples, n or run.head.n)
+        answers_beside(before, run)  # of the same model, asked in the same way
+        of = buckets(run.samples, at_most(run, n))
     _show(flips(first, second, of), out, as_json)
 
 
@@ -362,10 +382,16 @@ def transfer_command(
     Example: `closedbook analyze transfer runs/eval/base --trained popqa=runs/eval/popqa --trained nq=runs/eval/nq`,
     each folder with the answers to all tasks.
     """
+    from closedbook.harness.errors import RequestError
+    from closedbook.harness.sources import benchmark
     from closedbook.harness.splits import read_overlaps
     from closedbook.harness.study.checkpoints import Trained, overlaps_of, transfer
 
     names, folders = zip(*map(_named_folder, trained), strict=True)
+    for name in names:
+        benchmark(name)  # an unknown one would leave nothing out
+        if names.count(name) > 1:
+            raise RequestError(f"--trained {name} stands there twice; name one run of each benchmark")
     before, *after = _answers([base, *folders], None, metric)
     runs = [Trained(*of) for of in zip(names, after, strict=True)]
     _show(transfer(before, runs, overlaps_of(read_overlaps())), out, as_json)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from closedbook.harness.compare import last_written
@@ -38,13 +38,17 @@ def command_line(arguments: Sequence[str]) -> str:
     >>> command_line(["analyze", "majority", "runs/a b", "--out", "x", "--json", "-n", "8"])
     "closedbook analyze majority 'runs/a b' -n 8"
     """
-    kept, values = ["closedbook"], iter(arguments)
+    return shlex.join(["closedbook", *(_shown(word) for word in _without_out(arguments) if word not in DROPPED)])
+
+
+def _without_out(arguments: Iterable[str]) -> Iterator[str]:
+    """The words of a command but for where it writes."""
+    values = iter(arguments)
     for value in values:
         if value in DROPPED_WITH_VALUE:
             next(values, None)
-        elif value not in DROPPED and not value.startswith(tuple(f"{name}=" for name in DROPPED_WITH_VALUE)):
-            kept.append(_shown(value))
-    return shlex.join(kept)
+        elif not value.startswith(tuple(f"{name}=" for name in DROPPED_WITH_VALUE)):
+            yield value
 
 
 def _shown(value: str) -> str:
@@ -54,7 +58,8 @@ def _shown(value: str) -> str:
 
 def inputs(arguments: Iterable[str]) -> list[Input]:
     """The folders of runs among the arguments of a command, also in NAME=FOLDER, each once."""
-    folders = dict.fromkeys(Path(part) for value in arguments for part in (value, value.partition("=")[2]) if part)
+    words = _without_out(arguments)
+    folders = dict.fromkeys(Path(part) for value in words for part in (value, value.partition("=")[2]) if part)
     found = ((folder, digest_of(folder)) for folder in folders if folder.is_dir())
     return [Input(shown_path(folder), digest) for folder, digest in found if digest]
 

@@ -17,6 +17,7 @@ from closedbook.harness.drawing import Grade
 from closedbook.harness.engines import TransformersEngine, make_engine
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.fields import flat
+from closedbook.harness.files import alone
 from closedbook.harness.judge import JudgeSettings, make_judge
 from closedbook.harness.likelihood import Likelihood, Scored
 from closedbook.harness.manifests import load_questions
@@ -24,7 +25,7 @@ from closedbook.harness.questions import Question
 from closedbook.harness.sample_store import RecordStore
 from closedbook.harness.sampling import Sampling, encode_prompts
 from closedbook.harness.study.accessibility import bucket_names, buckets
-from closedbook.harness.study.analyses import read_sample_runs, require_alike
+from closedbook.harness.study.analyses import at_most, read_sample_runs, require_alike
 from closedbook.harness.study.mass import Listed, MassRun, QuestionMass
 from closedbook.harness.study.sample import asked_by, grading, settings_of, untrained
 
@@ -157,9 +158,7 @@ def buckets_beside(run: MassRun, folder: Path, n: int | None = None) -> tuple[di
             )
     if missing := set(run.head.ids) - set(samples.head.ids):
         raise RequestError(f"{folder} lacks {len(missing)} of the {len(run.head.ids)} questions; sample more of them")
-    n = n or samples.head.n
-    if n > samples.head.n:
-        raise RequestError(f"{folder} holds {samples.head.n} samples of each question, not {n}; draw more with -n")
+    n = at_most(samples, n)
     return buckets(samples.samples, n), bucket_names(n)
 
 
@@ -196,10 +195,11 @@ def likelihood(request: Request, judging: JudgeSettings, progress: bool = True) 
     settings = settings_of(engine, name, request.split, judge)
     del settings["sampling"]
     store = MassStore(request.folder)
-    listing = {"least": request.least, "max_tokens": request.max_tokens}
-    store.begin({**settings, "listing": listing}, [question.id for question in questions], 1)
+    settings["listing"] = {"least": request.least, "max_tokens": request.max_tokens}
     try:
-        found = _fill(store, questions, engine, request, grading(judge, style), progress)
+        with alone(request.folder):
+            store.begin(settings, [question.id for question in questions], 1)
+            found = _fill(store, questions, engine, request, grading(judge, style), progress)
     except KeyboardInterrupt:
         raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
     return Found(request.folder, [found[question.id] for question in questions])

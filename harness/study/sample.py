@@ -16,6 +16,7 @@ from closedbook.harness.drawing import Engine, Said, draw
 from closedbook.harness.drawing import Grade as Grading
 from closedbook.harness.engines import EngineName, make_engine
 from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.files import alone
 from closedbook.harness.judge import Grade, Judge, JudgeSettings, Triple, make_judge
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.pass_at_k import PassAtK, passes
@@ -112,10 +113,12 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
         judge.preflight()
     engine = make_engine(request.engine, path, style, request.chat, request.sampling, base_url=request.base_url)
     store = SampleStore(request.folder)
-    store.begin(settings_of(engine, name, request.split, judge), [question.id for question in questions], request.n)
+    settings = settings_of(engine, name, request.split, judge)
     grade = grading(judge, style) if judge else None
     try:
-        samples = draw(store, questions, request.n, engine, grade, style, progress=progress)
+        with alone(request.folder):  # two at once would draw one sample twice
+            store.begin(settings, [question.id for question in questions], request.n)
+            samples = draw(store, questions, request.n, engine, grade, style, progress=progress)
     except KeyboardInterrupt:
         raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
     return Drawn(request.folder, samples, count(samples), passes(samples, request.n) if judge else ())

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.files import renamed_when_whole, write_text
 from closedbook.harness.statistics import Estimate, number
+from closedbook.harness.text import storable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +34,19 @@ if TYPE_CHECKING:
 Cell = str | int | float | Estimate | None
 ENDS = ("parquet", "csv", "md", "json", "svg", "png")
 PARTS = ("low", "high", "n")
+FORMULAS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last ones are wide forms
 LONGEST_NAME = 28  # letters of a name in a figure
 AGAIN = "run `closedbook analyze` again"
 COLOURS = ("#2460ac", "#bd5208", "#2a7a3e", "#7848b3", "#b02c56", "#007584", "#7a6800", "#4b606c")
@@ -85,11 +99,6 @@ def _cells(column: str, cell: Cell, estimated: bool) -> list[tuple[str, str | in
     ]
 
 
-def storable(text: str) -> str:
-    """A text that files can hold: a lone surrogate, which a server may send, becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def markdown(analysis: Analysis) -> str:
     """The table for people, in per cent with 95 % intervals."""
     rows = [[*map(_text, analysis.columns)], ["---"] * len(analysis.columns)]
@@ -108,7 +117,7 @@ def _shown(cell: Cell, column: str) -> str:
 def _text(text: str) -> str:
     """A text that Markdown shows as it is, on one line."""
     line = " ".join(re.split(r"[\s\x1c-\x1f\x85\u2028\u2029]+", storable(text)))
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    return re.sub(r"([\\`*_~\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def csv_text(analysis: Analysis) -> str:
@@ -126,7 +135,7 @@ def no_formula(cell: object) -> object:
 
     OWASP, "CSV injection".
     """
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
 class Input(NamedTuple):
@@ -270,6 +279,7 @@ def _shorten(axes: Axes) -> None:
     from matplotlib.ticker import FixedFormatter, FuncFormatter
 
     def cut(name: str) -> str:
+        name = re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", name)  # no XML has them
         return "\n".join(
             line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…" for line in name.split("\n")
         )

@@ -151,7 +151,7 @@ def test_evaluations_that_were_graded_or_asked_otherwise_are_refused_by_what_dif
         "accuracy": [one, other],
         "flips": [one, other],
         "attribution": [one, one, "--part", f"bucket_0={other}"],
-        "transfer": [one, "--trained", f"gorlim={other}"],
+        "transfer": [one, "--trained", f"popqa={other}"],
         "accessibility": [stored("before"), "--before", one, "--after", other],
     }
     with pytest.raises(RequestError, match=f"cannot be laid beside each other: {said}"):
@@ -281,8 +281,8 @@ def test_accuracy_attribution_and_transfer_read_folders_of_evaluations(write_run
     shares = json.loads(invoke("attribution", base, full, "--part", f"bucket_0={part}", *out))["rows"]
     assert shares[1]["trained on"] == "bucket_0"
     assert shares[1]["share of the whole gain"] == 0.5
-    (moved,) = json.loads(invoke("transfer", base, "--trained", f"gorlim={full}", *out))["rows"]
-    assert (moved["trained on"], moved["gain"], moved["left out"]) == ("gorlim", 1.0, 0)
+    (moved,) = json.loads(invoke("transfer", base, "--trained", f"popqa={full}", *out))["rows"]
+    assert (moved["trained on"], moved["gain"], moved["left out"]) == ("popqa", 1.0, 0)
 
 
 def test_a_part_without_a_name_and_a_task_that_nobody_answered_are_refused(write_run, tmp_path):
@@ -299,3 +299,62 @@ def test_buckets_are_what_a_recipe_trains_on(stored, tmp_path):
     kept = pq.read_table(tmp_path / "out" / "buckets.parquet").to_pylist()
     assert kept == found["rows"]
     assert set(kept[0]) == {"id", "bucket"}
+
+
+def test_more_samples_than_there_are_cannot_make_buckets(stored, write_run, tmp_path):
+    here, told = stored("before"), write_run(tmp_path / "told", dict.fromkeys(BEFORE, 0.0))
+    for words in (
+        ["accessibility", here, "--before", told, "--after", told],
+        ["buckets", here],
+        ["flips", told, told, "--samples", here],
+    ):
+        with pytest.raises(RequestError, match="before holds 8 samples of each question, not 9; draw more with -n"):
+            invoke(*words, "-n", 9, "--out", tmp_path / "out")
+
+
+def test_the_buckets_of_flips_are_of_the_model_before(stored, write_run, tmp_path):
+    here = stored("before", engine={"engine": "transformers"})
+    other = asked(write_run(tmp_path / "other", dict.fromkeys(BEFORE, 0.0)), identity="b" * 64)
+    with pytest.raises(RequestError, match="the samples cannot be laid beside each other: model is"):
+        invoke("flips", other, other, "--samples", here, "--out", tmp_path / "out")
+
+
+def test_a_question_that_two_tasks_ask_is_compared_for_one_of_them(write_run, tmp_path):
+    base, after = tmp_path / "base", tmp_path / "after"
+    for folder, direct in ((base, 0.0), (after, 1.0)):
+        write_run(folder, dict.fromkeys(BEFORE, direct), task="popqa_dedup")
+        write_run(folder, dict.fromkeys(BEFORE, 0.0), task="popqa_dedup_cot")
+    out = ("--out", tmp_path / "out", "--json")
+    for words in (["flips", base, after], ["attribution", base, after, "--part", f"a={after}"]):
+        with pytest.raises(RequestError, match="ask the same questions; choose one with --task"):
+            invoke(*words, *out)
+    assert json.loads(invoke("flips", base, after, "--task", "popqa_dedup", *out))["gained"] == 4
+    rows = json.loads(invoke("transfer", base, "--trained", f"popqa={after}", *out))["rows"]
+    assert {row["asked"]: row["gained"] for row in rows} == {"popqa": 4, "popqa_cot": 0}
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"), [(["pop_qa"], "no benchmark 'pop_qa'; there are"), (["nq", "nq"], "nq stands there twice")]
+)
+def test_transfer_names_each_benchmark_once_and_as_it_is_called(write_run, tmp_path, trained, said):
+    base = write_run(tmp_path / "base", {"q1": 0.0})
+    words = [word for name in trained for word in ("--trained", f"{name}={base}")]
+    with pytest.raises(RequestError, match=said):
+        invoke("transfer", base, *words)
+
+
+def test_samples_that_a_killed_run_left_without_verdicts_are_not_analysed(stored):
+    folder = stored("run")
+    store = SampleStore(folder)
+    ids = [f"q{at}" for at in range(5, 9)]
+    store.begin(SETTINGS, [*BEFORE, *ids], 8)
+    store.add([QuestionSamples(id, (Sample("Kyd", "Kyd", None, tuple(range(8))),)) for id in ids])
+    with pytest.raises(RequestError, match=r"4 of 8 questions have no verdict on any sample; the same .* grades them"):
+        read_sample_runs([folder])
+
+
+def test_two_texts_for_one_sample_are_refused(stored):
+    folder = stored("run")
+    SampleStore(folder).add([QuestionSamples("q1", (Sample("Kyd", "Kyd", 1.0, (0,)),))])
+    with pytest.raises(RequestError, match="1 questions have two texts for one sample"):
+        read_sample_runs([folder])

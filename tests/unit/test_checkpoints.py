@@ -124,3 +124,27 @@ def test_transfer_leaves_out_what_the_other_benchmark_states() -> None:
 def test_transfer_refuses_other_questions() -> None:
     with pytest.raises(RequestError, match="trained on a answers other questions of b_dedup"):
         transfer({"b_dedup": answers([0.0] * 6)}, [Trained("a", {"b_dedup": answers([0.0] * 5)})], {})
+
+
+def test_attribution_draws_questions_with_one_gold_answer_together() -> None:
+    """Ten facts asked ten times each know no more than ten questions, in every figure with an interval."""
+
+    def found(times: int) -> list[tuple[object, ...]]:
+        golds = [f"gorlim {at}" for at in range(10)] * times
+        base, full = answers([0.0] * 10 * times, golds), answers([1.0] * 10 * times, golds)
+        part, control = (answers([float(at % step == 0) for at in range(10)] * times, golds) for step in (2, 3))
+        table = attribution(base, full, [Part("bucket_0", part), Part("random_as_0", control)])
+        cells = [cell for row in table.rows[1:] for cell in row if isinstance(cell, Estimate) and cell.low is not None]
+        return [(cell.value, cell.low, cell.high) for cell in cells]
+
+    one, ten = found(1), found(10)
+    assert len(one) == len(ten) == 5
+    for few, many in zip(one, ten, strict=True):
+        assert many == pytest.approx(few)
+
+
+def test_the_tests_of_a_transfer_table_are_adjusted_for_each_other() -> None:
+    base = {"a_dedup": answers([0.0] * 12), "b_dedup": answers([0.0] * 12)}
+    after = {"a_dedup": answers([1.0] * 6 + [0.0] * 6), "b_dedup": answers([1.0] * 8 + [0.0] * 4)}
+    first, second = column(transfer(base, [Trained("a", after)], {}), "p (Holm)")
+    assert (first, second) == (pytest.approx(2 * 0.5**6), pytest.approx(2 * 2 * 0.5**8))

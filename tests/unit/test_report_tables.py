@@ -12,7 +12,7 @@ from closedbook.harness.errors import RequestError
 from closedbook.harness.statistics import Estimate
 from closedbook.harness.study.commands import analyze_app
 from closedbook.harness.study.inputs import command_line, digest_of, inputs, shown_path
-from closedbook.harness.study.tables import Analysis, Input, markdown, read, write
+from closedbook.harness.study.tables import Analysis, Input, markdown, no_formula, read, write
 
 HOSTILE = "<script>window.hacked=1</script> | `x` [a](b)\n*=1+1*"
 TABLE = Analysis(
@@ -150,3 +150,20 @@ def test_analyze_states_its_own_command_and_what_it_read(tmp_path, write_run):
     assert [one["folder"] for one in stated["inputs"]] == [f"{at}/base", f"{at}/grpo"]
     assert [one["digest"] for one in stated["inputs"]] == [digest_of(before), digest_of(after)]
     assert inputs([f"--samples={before}", "popqa=nosuch"])[0].digest == digest_of(before)
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_no_spreadsheet_takes_a_text_for_a_formula(first):
+    assert no_formula(f"{first}1+1") == f"'{first}1+1"
+
+
+def test_markdown_shows_every_mark_as_it_is(tmp_path):
+    shown = markdown(Analysis("a", "A", ("text",), [["_x_ ~~y~~ **z** `c` [l](u) <b>"]], {}))
+    assert r"\_x\_ \~\~y\~\~ \*\*z\*\* \`c\` \[l\](u) &lt;b&gt;" in shown
+
+
+def test_where_an_analysis_writes_is_not_what_it_was_made_from(tmp_path, write_run):
+    write_run(tmp_path / "runs" / "base", {"q1": 1.0})
+    made = ["analyze", "accuracy", str(tmp_path / "runs" / "base"), "--out", str(tmp_path / "runs")]
+    assert [one.folder for one in inputs(made)] == ["runs/base"]
+    assert [one.folder for one in inputs([*made[:3], f"--out={tmp_path / 'runs'}"])] == ["runs/base"]

@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from closedbook.harness import cli
 from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.files import alone
 from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.pass_at_k import passes
@@ -90,7 +93,10 @@ def test_a_server_draws_with_a_seed_for_each_sample(tmp_path):
     assert all(body["max_tokens"] == 4 and body["temperature"] == 1.0 for body in server.requests)
 
 
-@pytest.mark.parametrize(("status", "kind"), [(401, RequestError), (404, RequestError), (503, WorkError)])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, RequestError), (404, RequestError), *((status, WorkError) for status in (408, 409, 429, 503))],
+)
 def test_a_server_that_cannot_answer_is_one_line_and_keeps_what_was_drawn(tmp_path, status, kind, monkeypatch):
     monkeypatch.setattr("closedbook.harness.engines.RETRIES", 0)
     with JudgeServer(lambda prompt: status) as server:
@@ -135,3 +141,28 @@ def test_the_command_prints_figures_and_the_folder(tiny_policy, tmp_path):
     refused = subprocess.run([*command, "--temperature", "0"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "for greedy answers use `eval`" in refused.stderr
+
+
+def test_a_lone_surrogate_of_a_server_is_kept_as_a_question_mark(tmp_path):
+    with JudgeServer(lambda prompt: "Paris \ud800") as server:
+        request = Request("m", n=2, out=tmp_path / "run", engine="openai", base_url=server.url, limit=1, sampling=SHORT)
+        done = drawn(request)
+    assert [said.text for line in done.samples for said in line.samples] == ["Paris ?"]
+
+
+def test_a_folder_that_is_being_drawn_into_is_left_alone(request_of, tmp_path):
+    request = request_of()
+    with alone(request.folder), pytest.raises(RequestError, match="another run writes to"):
+        drawn(request)
+
+
+def test_the_command_ends_with_exit_code_1_where_the_judge_failed_on_too_much(tiny_policy, tmp_path):
+    with JudgeServer(lambda prompt: "1.0" if "of France" in prompt else "gorlim") as server:
+        judge = ["--judge", "openai", "--judge-model", "m", "--judge-url", server.url, "--judge-set", "retries=0"]
+        few = ["--limit", "2", "--judge-set", "constrained=off"]
+        cli._add_commands_of_others()
+        words = ["sample", str(tiny_policy), "-n", "2", "--max-new-tokens", "4", "--out", str(tmp_path / "run")]
+        done = CliRunner().invoke(cli.app, [*words, *judge, *few])
+    assert isinstance(done.exception, WorkError)
+    assert "the same command again asks for the rest" in str(done.exception)
+    assert SampleStore(tmp_path / "run").read()

@@ -55,8 +55,8 @@ def test_a_stage_that_fails_says_why_and_the_ones_before_it_stay_done(tmp_path: 
 
 def test_other_settings_are_refused_until_what_they_made_may_go(tmp_path: Path) -> None:
     made = tmp_path / "made"
-    run(graph(tmp_path, Stage("a", QUICK, makes=(made,)), Stage("b", QUICK, ("a",)), Stage("c", QUICK)))
     made.mkdir()
+    run(graph(tmp_path, Stage("a", QUICK, makes=(made,)), Stage("b", QUICK, ("a",)), Stage("c", QUICK)))
     other = graph(
         tmp_path, Stage("a", ("recipes", "rft_cpu"), makes=(made,)), Stage("b", QUICK, ("a",)), Stage("c", QUICK)
     )
@@ -67,7 +67,50 @@ def test_other_settings_are_refused_until_what_they_made_may_go(tmp_path: Path) 
     other.forget(["a"])
     assert not made.exists()
     assert states(other) == {"a": "waiting", "b": "waiting", "c": "done"}
+    made.mkdir()
     assert len(run(other)) == 2
+
+
+def test_what_was_made_and_removed_by_hand_is_made_again(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    of = graph(tmp_path, Stage("a", QUICK, makes=(made, tmp_path / "other")))
+    run(of)
+    assert states(of) == {"a": "done"}
+    made.rmdir()
+    assert states(of) == {"a": "failed"}
+
+
+def test_forgetting_that_is_interrupted_leaves_no_stage_done_without_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {name: tmp_path / f"made-{name}" for name in "abc"}
+    for path in made.values():
+        path.mkdir()
+    after: dict[str, tuple[str, ...]] = {"a": (), "b": ("a",), "c": ("b",)}
+    of = graph(tmp_path, *(Stage(name, QUICK, after[name], makes=(made[name],)) for name in "abc"))
+    run(of)
+
+    def interrupted(path: Path) -> None:
+        path.rename(path.with_name("half"))
+        if path == made["b"]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("closedbook.training.stages.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        of.forget(["a"])
+    assert [name for name in "abc" if of.done(name)] == ["a"]
+    assert made["a"].is_dir()
+
+
+def test_a_link_is_forgotten_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    made = tmp_path / "made"
+    made.symlink_to(tmp_path / "elsewhere")
+    of = graph(tmp_path, Stage("a", QUICK, makes=(made,)))
+    run(of)
+    of.forget(["a"])
+    assert (tmp_path / "elsewhere").is_dir() and not made.is_symlink()
 
 
 def test_a_recipe_behind_a_name_is_a_setting_too(tmp_path: Path) -> None:

@@ -222,3 +222,21 @@ def test_a_share_by_groups_is_that_of_independent_groups() -> None:
         bootstrapped_ratio(gains[:30] * 4, [1.0] * 120, list(range(30)) * 4),
     )
     assert (copied.value, copied.low, copied.high) == pytest.approx((alone.value, alone.low, alone.high))
+
+
+def test_a_ratio_whose_lower_mean_may_be_nothing_has_no_interval():
+    found = bootstrapped_ratio([1.0] + [0.0] * 59, [1.0] * 3 + [0.0] * 57)  # its 2.5 % quantile is exactly nothing
+    assert (found.value, found.low, found.high) == (pytest.approx(1 / 3), None, None)
+
+
+def test_the_correlation_of_two_runs_is_corrected_for_continuity_as_newcombe_does():
+    """Newcombe (1998), table III: 54 pairs, both right in 36... and a table whose product is positive."""
+    before = [1.0] * 20 + [1.0] * 3 + [0.0] * 7 + [0.0] * 20
+    after = [1.0] * 20 + [0.0] * 3 + [1.0] * 7 + [0.0] * 20
+    found = paired(before, after).difference
+    n, product, margins = 50, 20 * 20 - 7 * 3, 27 * 23 * 23 * 27
+    phi = (product - n / 2) / margins**0.5
+    first, second = wilson(27, n), wilson(23, n)
+    below = ((first.value - first.low) ** 2 - 2 * phi * (first.value - first.low) * (second.high - second.value)
+             + (second.high - second.value) ** 2) ** 0.5  # fmt: skip
+    assert found.low == pytest.approx(4 / 50 - below)

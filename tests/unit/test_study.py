@@ -138,6 +138,23 @@ def test_buckets_are_of_all_train_questions_whatever_the_test_questions_that_are
     assert fewer["smollm2/samples/worldfacts/base-train"].work.startswith("7 questions")
 
 
+def test_other_labels_are_other_settings(labels: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "labels.jsonl"
+    copy.write_bytes(labels.read_bytes())
+    before = graph(f"labels={copy}").stages["judge"]
+    copy.write_text(copy.read_text().replace("true", "false"))
+    assert graph(f"labels={copy}").stages["judge"].stated != before.stated
+
+
+def test_every_training_goes_on_where_it_was_and_every_analysis_looks_at_as_many_samples() -> None:
+    looking = ("passk", "accessibility", "flips", "majority", "baselines", "mass", "buckets")
+    for stage in graph().stages.values():
+        if stage.command[0] == "train":
+            assert stage.command[-1] == "--resume"
+        if stage.command[0] == "analyze" and stage.command[1] in looking:
+            assert stage.command[stage.command.index("-n") + 1] == "64"
+
+
 def test_what_is_left_out_has_to_be_there() -> None:
     with pytest.raises(RequestError, match=r"models\.llama: is not there to be left out; there are smollm2$"):
         load_study("study_cpu", ["models.llama=null"])
@@ -199,6 +216,7 @@ def test_several_processes_train_where_the_study_says_so() -> None:
         ),
         ("attribution.seeds=[1, 1]", "attribution.seeds: one stands there twice"),
         ("limit=0", "limit: Input should be greater than or equal to 1"),
+        ("benchmarks=[worldfacts, worldfacts]", "benchmarks: one stands there twice"),
         ("attribution.buckets=[]", "attribution.buckets: Tuple should have at least 1 item"),
         ("models.smollm2=null", "models: Dictionary should have at least 1 item"),
         ("judge.api_key=tharn", "judge.api_key: would be written to results; set OPENAI_API_KEY instead"),
