@@ -144,3 +144,14 @@ def test_a_backend_that_fails_is_one_line_and_leaves_the_run_described(tmp_path)
             "m", ["worldfacts_dedup"], backend="local-completions", model_args={"tokenizer": "/none"}, out=tmp_path
         )
     assert json.loads((tmp_path / "run.json").read_text())["backend"] == "local-completions"
+
+
+def test_a_folder_that_is_evaluated_anew_has_no_figures_until_that_has_ended(tiny_policy, tmp_path, monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lm_eval.simple_evaluate", interrupted)
+    (tmp_path / "figures.json").write_text("{}")
+    with pytest.raises(WorkError, match="interrupted; the same command goes on"):
+        evaluate(str(tiny_policy), ["worldfacts_dedup"], out=tmp_path)
+    assert not (tmp_path / "figures.json").exists() and (tmp_path / "run.json").is_file()

@@ -196,6 +196,7 @@ def test_an_interrupt_reaches_the_command_even_from_the_background_and_the_stage
     tmp_path: Path, asked: signal.Signals, before: str
 ) -> None:
     parent, child = begun(tmp_path, before)  # a shell's `&` lets a process ignore SIGINT, and what it starts too
+    assert os.getsid(child) == child  # or a terminal's Ctrl-C would reach it twice, and training would end at once
     parent.send_signal(asked)
     _, said = parent.communicate(timeout=300)
     assert parent.returncode and "WorkError: interrupted; the same command goes on" in said
