@@ -66,7 +66,7 @@
   // Paper has no clicks: where things come from is printed, and closed again afterwards.
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = all("details.source:not([open])");
+    opened = all("details.source:not([open]), details.columns:not([open])");
     for (const one of opened) one.open = true;
   });
   addEventListener("afterprint", () => {

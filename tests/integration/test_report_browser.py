@@ -319,9 +319,9 @@ def test_paper_shows_no_controls_and_says_where_things_come_from(opened: Opened)
     for hidden in ("nav", ".controls", ".downloads", ".skip"):
         assert not any(one.is_visible() for one in page.locator(hidden).all()), hidden
     page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
-    assert all(one.is_visible() for one in page.locator("details.source dl").all())
+    assert all(one.is_visible() for one in page.locator("details.source dl, details.columns dl").all())
     page.evaluate("() => dispatchEvent(new Event('afterprint'))")
-    assert page.locator("details.source[open]").count() == 0
+    assert page.locator("details[open]").count() == 0
 
 
 def test_without_scripts_everything_is_there_to_read(opened: Opened) -> None:
