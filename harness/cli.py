@@ -218,12 +218,20 @@ def _named(settings: JudgeSettings) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _end_if_too_many(tally: Tally, settings: JudgeSettings, kept: object) -> None:
-    """Exit code 1, after everything is saved and shown, where too many answers have no grade."""
-    if tally.failure_rate > settings.max_failures:
-        raise WorkError(f"{tally}; what was graded is kept in {kept}; the same command again asks for the rest")
-    if tally.failed:
-        people.print(f"note: {tally}", highlight=False, markup=False, soft_wrap=True)
+def end_if_too_many(failed: int, answers: int, said: object, settings: JudgeSettings, kept: object) -> None:
+    """Exit code 1, after everything is saved and shown, where too many answers have no grade.
+
+    Raises:
+        WorkError: They are; the line begins with what is `said` of them.
+    """
+    if failed > settings.max_failures * answers:
+        raise WorkError(f"{said}; what was graded is kept in {kept}; the same command again asks for the rest")
+    if failed:
+        people.print(f"note: {said}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _end_with(tally: Tally, settings: JudgeSettings, kept: object) -> None:
+    end_if_too_many(tally.failed, tally.failed + tally.graded, tally, settings, kept)
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: bool = True) -> None:
@@ -308,7 +316,7 @@ def eval_command(
         allow_contaminated=allow_contaminated,
     )
     print_json(done.figures) if as_json else _print_evaluations([done], _named(settings))
-    _end_if_too_many(done.tally, settings, done.folder)
+    _end_with(done.tally, settings, done.folder)
 
 
 def _print_evaluations(evaluations: list[Evaluation], judge: str) -> None:
@@ -845,7 +853,7 @@ def judge_grade(
         )
         people.print(f"graded lines: {out}", highlight=False)
     print_spending(grader)
-    _end_if_too_many(tally, settings, out)
+    _end_with(tally, settings, out)
 
 
 @judge_app.command("calibrate")
@@ -899,7 +907,7 @@ def judge_calibrate(
         )
     people.print(f"calibration: {out}", highlight=False)
     print_spending(grader)
-    _end_if_too_many(calibration.tally, settings, out)
+    _end_with(calibration.tally, settings, out)
 
 
 @judge_app.command("attack")
@@ -936,7 +944,7 @@ def judge_attack(
         for passed in report.passed:
             people.print(f"{passed.family}: {passed.triple.answer!r}", highlight=False, markup=False, soft_wrap=True)
     print_spending(grader)
-    _end_if_too_many(report.tally, settings, "the cache")
+    _end_with(report.tally, settings, "the cache")
 
 
 @judge_app.command("settings")

@@ -168,11 +168,13 @@ def write_text(path: Path, text: str) -> None:
 
 def busy(folder: Path) -> bool:
     """Whether a run that keeps others out of a folder is there at this moment."""
+    if not folder.is_dir():
+        return False
     try:
         with alone(folder):
             return False
     except RequestError:
-        return folder.is_dir()
+        return True
 
 
 @contextmanager

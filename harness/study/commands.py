@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import typer
 from typer.core import TyperGroup
 
-from closedbook.harness.cli import JsonFlag, judge_flags, people, print_json, print_spending, print_table, with_flags
+from closedbook.harness.cli import (
+    JsonFlag,
+    end_if_too_many,
+    judge_flags,
+    people,
+    print_json,
+    print_spending,
+    print_table,
+    with_flags,
+)
 from closedbook.harness.judge.settings import JudgeSettings
 
 if TYPE_CHECKING:
@@ -157,18 +166,8 @@ def likelihood_command(
 
 
 def _end_if_too_many(ungraded: int, answers: int, settings: JudgeSettings, kept: Path) -> None:
-    """Exit code 1, after everything is kept and shown, where too many answers have no grade.
-
-    Raises:
-        WorkError: They are.
-    """
-    from closedbook.harness.errors import WorkError
-
-    if ungraded > settings.max_failures * answers:
-        raise WorkError(
-            f"the judge failed on {ungraded:,} of {answers:,} answers; what was graded is kept in {kept}; the same "
-            "command again asks for the rest"
-        )
+    said = f"{ungraded:,} of {answers:,} answers could not be graded"
+    end_if_too_many(ungraded, answers, said, settings, kept)
 
 
 class _Remembered(TyperGroup):

@@ -34,19 +34,7 @@ if TYPE_CHECKING:
 Cell = str | int | float | Estimate | None
 ENDS = ("parquet", "csv", "md", "json", "svg", "png")
 PARTS = ("low", "high", "n")
-FORMULAS = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # the last ones are wide forms
+FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms of the first
 LONGEST_NAME = 28  # letters of a name in a figure
 AGAIN = "run `closedbook analyze` again"
 COLOURS = ("#2460ac", "#bd5208", "#2a7a3e", "#7848b3", "#b02c56", "#007584", "#7a6800", "#4b606c")

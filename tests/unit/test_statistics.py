@@ -230,7 +230,7 @@ def test_a_ratio_whose_lower_mean_may_be_nothing_has_no_interval():
 
 
 def test_the_correlation_of_two_runs_is_corrected_for_continuity_as_newcombe_does():
-    """Newcombe (1998), table III: 54 pairs, both right in 36... and a table whose product is positive."""
+    """By his formula for method 10, of a table in which the correction counts: 20 * 20 > 7 * 3."""
     before = [1.0] * 20 + [1.0] * 3 + [0.0] * 7 + [0.0] * 20
     after = [1.0] * 20 + [0.0] * 3 + [1.0] * 7 + [0.0] * 20
     found = paired(before, after).difference
