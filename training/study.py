@@ -202,7 +202,7 @@ def study_graph(study: Study, out: Path) -> Graph:
 def describe(graph: Graph, names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each stage, as the plan and the status show it; seconds are those of its last start."""
     found = {name: graph.status(name) for name in names}
-    begun = [name for name in names if found[name].state == "failed"]  # it has a log and no record
+    begun = [name for name in names if found[name].state == "failed" and graph.file(name, "log").exists()]
     running = max(begun, key=lambda name: graph.file(name, "log").stat().st_mtime, default=None)
     if running and busy(graph.out):
         found[running] = Status("running")

@@ -185,6 +185,15 @@ def test_a_stage_that_runs_now_is_no_failed_one(tmp_path: Path) -> None:
     assert [row["state"] for row in describe(of, ["data", "dedup"])] == ["failed", "failed"]
 
 
+def test_a_stage_whose_folder_was_removed_by_hand_is_shown_without_its_log(tmp_path: Path) -> None:
+    of = study_graph(load_study("study_cpu"), tmp_path)
+    name = "smollm2/eval/base"
+    record = of.file(name, "json")
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"command": "", "digest": of._digests[name], "seconds": 1.0}))
+    assert [row["state"] for row in describe(of, [name])] == ["failed"]
+
+
 def test_a_paid_judge_is_counted_before_it_is_asked() -> None:
     of = graph("judge={kind: openai, model: osric}")
     rows = {row["stage"]: row["judge calls"] for row in describe(of, list(of.stages))}
