@@ -2,13 +2,13 @@
 
 A random answer depends on the seed, the question's id and the number of the sample, and on nothing else: the first five
 samples of a question are the same whether 5 or 40 are drawn, in whatever company the question stands, and samples 6 to
-40 can be drawn another day. Each row therefore has noise of its own: the token with the largest logit plus Gumbel noise
-is an exact draw from the softmax (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030), so decoding is greedy over noisy
-logits. What would surprise:
+40 can be drawn another day. Each row therefore has random numbers of its own, one a token, and the token is where the
+number falls in the cumulated softmax (inverse transform sampling: Devroye 1986, section II.2). What would surprise:
 
 - Nothing here touches the global random numbers, on which the course of a training run depends.
-- The noise comes from 53-bit numbers. Of 24-bit ones, in a vocabulary of 150,000, one is exactly 0 every hundred steps,
-  and its token would be drawn however unlikely it is.
+- The random numbers have 53 bits and are cumulated in float64: of 24-bit ones, tokens rarer than 1 in 17 million would
+  never be drawn, or too often.
+- What has ended leaves the batch every few tokens: answers are short, and the longest of 64 would be waited for.
 - Equal answers need equal arithmetic. A GPU, or bfloat16, adds up a batch in another order than a single question, and
   a near tie can then go the other way.
 - The greedy answer keeps the repetition penalty that some models bring (Qwen2.5: 1.05), since lm-eval does; samples
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 STOP = "\nQuestion:"  # where the tasks end an answer: a base model that goes on to a next question
 BATCH = 64  # sequences at once
-PIECE = 1 << 20  # numbers of noise at once: 64 rows of Gemma's 262,144 tokens would take five times as much memory
+STRIDE = 6  # tokens after which what has ended leaves the batch: each time costs about as much as a token
+PIECE = 1 << 20  # logits that are cumulated at once: 64 rows of Gemma's 262,144 tokens take 130 MB in float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Sampler:
         together: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.batch, self.stop, self.together = model, tokenizer, batch, stop, together
-        self._ends = _end_ids(model, tokenizer)
+        self._ends = frozenset(_end_ids(model, tokenizer))
         pad = tokenizer.pad_token_id
         self._pad: int = pad if pad is not None else min(self._ends, default=0)
 
@@ -144,7 +145,7 @@ class Sampler:
             prompts: Token ids of each, as `encode_prompts` gives them.
             max_new_tokens: Longest answer.
         """
-        return self._answers(prompts, max_new_tokens, lambda rows: [], {})
+        return self._answers(prompts, max_new_tokens, lambda rows, width: [], {})
 
     def sample(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[str], n: int, settings: Sampling, *, first: int = 0
@@ -163,8 +164,8 @@ class Sampler:
         # stated, or the model's own generation_config would come in
         plain = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
-        def processors(at: Sequence[int]) -> list[Any]:
-            return [*_warpers(settings), GumbelNoise([seeds[row] for row in at])]
+        def processors(at: Sequence[int], width: int) -> list[Any]:
+            return [*_warpers(settings), Draw([seeds[row] for row in at], settings.max_new_tokens, width)]
 
         answers = self._answers(rows, settings.max_new_tokens, processors, plain)
         return [answers[at : at + n] for at in range(0, len(rows), n)] if n else [[] for _ in prompts]
@@ -173,54 +174,76 @@ class Sampler:
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
-        processors: Callable[[Sequence[int]], list[Any]],
+        processors: Callable[[Sequence[int], int], list[Any]],
         options: dict[str, Any],
     ) -> list[str]:
-        """A continuation of each prompt; `processors` makes those of the prompts with these numbers."""
+        """A continuation of each prompt; `processors` makes those of the prompts with these numbers and this width."""
         order = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))  # the largest batch first
         answers = [""] * len(prompts)
         with _undisturbed(self.model):
             for start in range(0, len(order), self.batch):
-                rows = order[start : start + self.batch]
-                tokens = self._generate([prompts[at] for at in rows], max_new_tokens, processors(rows), options)
-                for at, new in zip(rows, tokens, strict=True):
-                    answers[at] = self._text(new)
+                some = {at: prompts[at] for at in order[start : start + self.batch]}
+                for at, tokens in self._batch(some, max_new_tokens, processors, options).items():
+                    answers[at] = self._text(tokens)
         return answers
 
-    def _generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, processors: list[Any], options: dict[str, Any]
-    ) -> list[list[int]]:
-        """New tokens of each prompt of one batch."""
+    def _batch(
+        self,
+        prompts: Mapping[int, Sequence[int]],
+        max_new_tokens: int,
+        processors: Callable[[Sequence[int], int], list[Any]],
+        options: dict[str, Any],
+    ) -> dict[int, list[int]]:
+        """New tokens of each prompt of one batch, by their numbers."""
         import torch
 
-        width = max(map(len, prompts))
+        width = max(map(len, prompts.values()))
         device = self.model.device
-        ids = [[self._pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        padding = {at: width - len(prompt) for at, prompt in prompts.items()}
+        ids = torch.tensor([[self._pad] * padding[at] + list(prompts[at]) for at in prompts], device=device)
+        mask = torch.tensor([[0] * padding[at] + [1] * len(prompts[at]) for at in prompts], device=device)
+        cache = self._read_once(ids, mask)
+        stops = [_Stop(self.tokenizer, self.stop, width)] if self.stop else []
+        # processes that share a model take as many steps each, and answers of one may all have ended
+        stride = max_new_tokens if self.together else STRIDE
+        tokens: dict[int, list[int]] = {}
+        live = list(prompts)
+        while live and (left := width + max_new_tokens - ids.shape[1]):
+            now = {"max_new_tokens": min(stride, left), "logits_processor": processors(live, width)}
+            ids, cache = self._generate(ids, mask, cache, now | {"stopping_criteria": stops} | options)
+            tokens |= zip(live, ids[:, width:].tolist(), strict=True)
+            going: Any = torch.tensor(
+                [at for at, row in enumerate(live) if not self._ended(tokens[row])], device=device
+            )
+            live = [live[at] for at in going]
+            if live:
+                ids, mask = ids[going], torch.nn.functional.pad(mask[going], (0, now["max_new_tokens"]), value=1)
+                cache.reorder_cache(going)  # the one way to choose rows that every kind of layer has
+        return tokens
+
+    def _generate(
+        self, ids: torch.Tensor, mask: torch.Tensor, cache: Cache | None, options: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, Cache]:
+        """All tokens with the new ones, and the keys and values of all but the last."""
         generate: Any = self.model.generate  # its type says little
-        input_ids, attention_mask = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-        generated = generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=self._read_once(input_ids, attention_mask),
-            max_new_tokens=max_new_tokens,
+        made = generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
             do_sample=False,
             num_beams=1,
             temperature=1.0,  # these three are for sampling; where a model brings others it would be warned of
             top_p=1.0,
             top_k=50,
-            eos_token_id=self._ends or None,
+            eos_token_id=sorted(self._ends) or None,
             pad_token_id=self._pad,
             use_cache=True,
             cache_implementation=None,  # a model may ask for one of its own, and generate takes only one of the two
-            logits_processor=processors,
-            stopping_criteria=[_Stop(self.tokenizer, self.stop, width)] if self.stop else [],
-            return_dict_in_generate=False,
+            return_dict_in_generate=True,
             synced_gpus=self.together,  # or a process whose answers end early would leave the others waiting
             **options,
         )
-        tokens: list[list[int]] = generated[:, width:].tolist()
-        return tokens
+        return made.sequences, made.past_key_values
 
     def _read_once(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Cache | None:
         """Keys and values of all but the last token of each prompt, computed once for prompts that stand in many rows.
@@ -242,8 +265,12 @@ class Sampler:
             logits_to_keep=1,
         )
         cache: Cache = read.past_key_values
-        cache.reorder_cache(row_of)  # the one way to copy rows that every kind of layer has
+        cache.reorder_cache(row_of)
         return cache
+
+    def _ended(self, tokens: list[int]) -> bool:
+        """Whether an answer is whole."""
+        return not self._ends.isdisjoint(tokens) or bool(self.stop and self.stop in self.tokenizer.decode(tokens))
 
     def _text(self, tokens: list[int]) -> str:
         """The text up to the first token that ends an answer, or to the stop."""
@@ -252,32 +279,37 @@ class Sampler:
         return text.split(self.stop)[0] if self.stop else text
 
 
-class GumbelNoise:
-    """A logits processor that adds Gumbel noise, so that the largest sum is a draw from the softmax.
+class Draw:
+    """A logits processor that draws each row's next token: it alone keeps a score.
 
     Args:
-        seeds: Of each row's noise.
+        seeds: Of each row's random numbers, of which there is one a token.
+        tokens: New tokens of a row, at most.
+        width: Tokens of the prompts, after which the first is drawn.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.seeds = seeds
-        self._generators: list[torch.Generator] = []
+    def __init__(self, seeds: Sequence[int], tokens: int, width: int) -> None:
+        self.width, self.numbers = width, [uniforms(seed, tokens) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Logits (rows, vocabulary) with noise, in float64; what has no probability keeps none."""
+        """Scores (rows, vocabulary) of 0 for the token that is drawn from their softmax and of -inf for all others."""
         import torch
 
-        if not self._generators:
-            self._generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
-        noisy = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)
-        generators, size = iter(self._generators), max(1, PIECE // scores.shape[-1])
-        for some, rows in zip(scores.split(size), noisy.split(size), strict=True):
-            for row in rows:
-                row.uniform_(generator=next(generators))
-            # -log(-log(1 - u)), in place; finite where u is 0
-            rows.clamp_min_(2.0**-54).neg_().log1p_().neg_().log_()
-            torch.sub(some, rows, out=rows)
-        return noisy
+        numbers = torch.stack(self.numbers)[:, input_ids.shape[1] - self.width, None].to(scores.device)
+        drawn, size = torch.full_like(scores, -torch.inf), max(1, PIECE // scores.shape[-1])
+        for some, at, into in zip(scores.split(size), numbers.split(size), drawn.split(size), strict=True):
+            cumulated = some.softmax(-1, dtype=torch.float64).cumsum(-1)
+            # right: a token without probability is never where a number falls, not even 0
+            tokens = torch.searchsorted(cumulated, at * cumulated[:, -1:], right=True)
+            into.scatter_(1, tokens, 0.0)
+        return drawn
+
+
+def uniforms(seed: int, n: int) -> torch.Tensor:
+    """The first n random numbers of a seed, in [0, 1), of 53 bits each, the same on every device."""
+    import torch
+
+    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def _warpers(settings: Sampling) -> list[Any]:

@@ -1,6 +1,5 @@
 """Answers of a model: greedy ones as `generate` gives them, and random ones that depend on seed, question, number."""
 
-import math
 from collections import Counter
 from functools import wraps
 from typing import get_args
@@ -18,13 +17,14 @@ from closedbook.harness.prompts import question_prompt
 from closedbook.harness.questions import make_question
 from closedbook.harness.sampling import (
     STOP,
-    GumbelNoise,
+    Draw,
     Sampler,
     Sampling,
     _warpers,
     encode_prompt,
     encode_prompts,
     sample_seed,
+    uniforms,
     uses_chat,
 )
 from closedbook.harness.testing import Family, write_tiny_model
@@ -261,12 +261,11 @@ LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 def drawn(settings=Sampling(), rows=6000):  # noqa: B008 it is frozen
     """How often each token of a fixed distribution is drawn, the second of two draws a row."""
     scores = LOGITS.repeat(rows, 1)
-    noise = GumbelNoise([sample_seed(settings.seed, "q", row) for row in range(rows)])
-    for _ in range(2):
-        warped = scores
-        for warper in _warpers(settings):
-            warped = warper(None, warped)
-        tokens = noise(None, warped).argmax(-1)
+    for warper in _warpers(settings):
+        scores = warper(None, scores)
+    draw = Draw([sample_seed(settings.seed, "q", row) for row in range(rows)], tokens=2, width=3)
+    second = torch.zeros((rows, 4), dtype=torch.long)
+    tokens = draw(second, scores).argmax(-1)
     return torch.bincount(tokens, minlength=len(LOGITS)).numpy()
 
 
@@ -288,23 +287,29 @@ def test_the_nucleus_is_that_of_the_distribution_at_its_temperature():
     assert int(scores.isfinite().sum()) == wanted > 2
 
 
-def test_the_noise_has_numbers_of_53_bits():
-    noisy = GumbelNoise([1])(torch.zeros((1, 1), dtype=torch.long), torch.zeros((1, 100_000)))
-    assert noisy.dtype == torch.float64
-    assert len(noisy.unique()) == 100_000  # of 24-bit numbers some 300 would be drawn twice
+def test_random_numbers_have_53_bits_and_each_token_has_its_own():
+    assert len(uniforms(1, 100_000).unique()) == 100_000  # of 24-bit numbers some 300 would be drawn twice
+    draw = Draw([1], tokens=50, width=0)
+    scores = torch.zeros((1, 100_000))
+    tokens = [int(draw(torch.zeros((1, step), dtype=torch.long), scores).argmax()) for step in range(50)]
+    assert tokens == (uniforms(1, 50) * 100_000).long().tolist()
 
 
 def test_processes_that_share_a_model_take_every_step_together(model, tokenizer, monkeypatch):
     asked = []
 
-    def generate(input_ids, synced_gpus, **_):
-        asked.append(synced_gpus)
-        return input_ids
+    generate = model.generate
 
-    monkeypatch.setattr(model, "generate", generate)
-    Sampler(model, tokenizer).greedy(PROMPTS, 3)
-    Sampler(model, tokenizer, together=True).greedy(PROMPTS, 3)
-    assert asked == [False, True]
+    def watched(max_new_tokens, synced_gpus, **named):
+        asked.append((max_new_tokens, synced_gpus))
+        return generate(max_new_tokens=max_new_tokens, synced_gpus=False, **named)
+
+    monkeypatch.setattr(model, "generate", watched)
+    monkeypatch.setattr(sampling, "STRIDE", 2)
+    alone = Sampler(model, tokenizer, stop="").greedy(PROMPTS, 3)
+    assert asked == [(2, False), (1, False)]
+    assert Sampler(model, tokenizer, stop="", together=True).greedy(PROMPTS, 3) == alone
+    assert asked[2:] == [(3, True)]
 
 
 def test_draws_keep_to_the_likeliest_tokens():
@@ -340,23 +345,43 @@ def test_without_chance_a_sample_is_the_greedy_answer(sampler, settings):
     assert sampled == [[answer] * 2 for answer in sampler.greedy(PROMPTS, 6)]
 
 
-@pytest.mark.parametrize("piece", [1, 10, 1000])
-def test_noise_in_pieces_is_the_noise_of_each_row(monkeypatch, piece):
-    """The same numbers for the same seed, however many rows there are at once."""
+@pytest.mark.parametrize("piece", [1, 300, 10_000])
+def test_draws_in_pieces_are_those_of_each_row(monkeypatch, piece):
     monkeypatch.setattr(sampling, "PIECE", piece)
-    scores = torch.linspace(-9, 9, 7 * 101).reshape(7, 101)
-    noise = GumbelNoise(range(7))
-    generators = [torch.Generator().manual_seed(seed) for seed in range(7)]
-    for _ in range(2):
-        uniform = torch.stack([torch.rand(101, generator=own, dtype=torch.float64) for own in generators])
-        assert torch.equal(noise(None, scores), scores - torch.log(-torch.log1p(-uniform)))
+    scores = torch.linspace(-9, 9, 7 * 101).reshape(7, 101)[:, torch.randperm(101, generator=torch.Generator())]
+    nothing = torch.zeros((7, 0), dtype=torch.long)
+    together = Draw(range(7), 1, 0)(nothing, scores)
+    alone = [Draw([row], 1, 0)(nothing[:1], scores[row : row + 1])[0] for row in range(7)]
+    assert torch.equal(together, torch.stack(alone))
+    assert (together.isfinite().sum(-1) == 1).all()
 
 
-def test_noise_of_zero_draws_nothing_impossible(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, **_: self.zero_())
-    noisy = GumbelNoise([0])(None, torch.tensor([[0.0, -math.inf]]))
-    assert noisy[0, 0].isfinite()
-    assert noisy[0, 1] == -math.inf
+@pytest.mark.parametrize("number", [0.0, 1 - 2.0**-53])
+def test_what_has_no_probability_is_never_drawn(monkeypatch, number):
+    monkeypatch.setattr(sampling, "uniforms", lambda seed, n: torch.tensor([number], dtype=torch.float64))
+    never = -torch.inf
+    for size in (1, 3, 1000):
+        scores = torch.tensor([[never, *[0.1] * size, never, never]])
+        token = int(Draw([0], 1, 0)(torch.zeros((1, 0), dtype=torch.long), scores).argmax())
+        assert token == (1 if number == 0 else size)
+
+
+def test_an_answer_that_has_ended_costs_no_further_steps(model, tokenizer, monkeypatch):
+    """Rows leave the batch once they have ended, and say what they would have said in any case."""
+    long = Sampling(max_new_tokens=24)
+    rows = []
+    model.register_forward_pre_hook(lambda _, __, named: rows.append(len(named["input_ids"])), with_kwargs=True)
+    whole = Sampler(model, tokenizer, together=True)
+    monkeypatch.setattr(
+        model, "generate", lambda generate=model.generate, **named: generate(**named | {"synced_gpus": False})
+    )
+    waited = whole.sample(PROMPTS, KEYS, 8, long)
+    steps, at_once = len(rows) - 1, rows[1]
+    rows.clear()
+    assert Sampler(model, tokenizer).sample(PROMPTS, KEYS, 8, long) == waited
+    assert rows[1] == at_once
+    assert rows[1:] == sorted(rows[1:], reverse=True)
+    assert sum(rows[1:]) < 0.9 * steps * at_once
 
 
 @every_family
