@@ -208,16 +208,16 @@ class Sampler:
         stride = max_new_tokens if self.together else STRIDE
         tokens: dict[int, list[int]] = {}
         live = list(prompts)
-        while live and (left := width + max_new_tokens - ids.shape[1]):
-            now = {"max_new_tokens": min(stride, left), "logits_processor": processors(live, width)}
-            ids, cache = self._generate(ids, mask, cache, now | {"stopping_criteria": stops} | options)
+        while live and (some := min(stride, width + max_new_tokens - ids.shape[1])):
+            now = {"max_new_tokens": some, "logits_processor": processors(live, width), "stopping_criteria": stops}
+            ids, cache = self._generate(ids, mask, cache, now | options)
             tokens |= zip(live, ids[:, width:].tolist(), strict=True)
             going: Any = torch.tensor(
                 [at for at, row in enumerate(live) if not self._ended(tokens[row])], device=device
             )
             live = [live[at] for at in going]
             if live:
-                ids, mask = ids[going], torch.nn.functional.pad(mask[going], (0, now["max_new_tokens"]), value=1)
+                ids, mask = ids[going], torch.nn.functional.pad(mask[going], (0, ids.shape[1] - mask.shape[1]), value=1)
                 cache.reorder_cache(going)  # the one way to choose rows that every kind of layer has
         return tokens
 
