@@ -342,7 +342,8 @@ def compare_command(
     """Compare evaluations of the same questions, question by question.
 
     Gained are the questions that only the later run answers rightly, lost those that only the first one does. `p` is
-    McNemar's exact test, adjusted for all the differences in the table (Holm).
+    an exact sign-flip test (McNemar's, with questions that share a gold answer as one), adjusted for all the
+    differences in the table (Holm).
 
     Example: `closedbook compare runs/base runs/grpo --show 10`. Folders of `lm_eval --log_samples` will do as well.
     """

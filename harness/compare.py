@@ -2,7 +2,8 @@
 
 Two checkpoints answer the same questions, so what counts is where they differ: intervals of two accuracies may overlap
 while the difference is certain. The first run is what the others are compared with; where several differences are
-tested at once, the p values are Holm's. Runs are folders of `closedbook eval` or of `lm_eval --log_samples`.
+tested at once, the p values are Holm's. Questions with one gold answer are tested as one: a model that has learned to
+say "Africa" gets all of them at once. Runs are folders of `closedbook eval` or of `lm_eval --log_samples`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.fields import flat
 from closedbook.harness.metrics import METRICS
 from closedbook.harness.statistics import Estimate, Paired, holm, paired, proportion
+from closedbook.harness.text import answer_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +172,7 @@ def compare(runs: Mapping[str, Run]) -> list[Comparison]:
     for (name, run), task in ((pair, task) for pair in others for task in base):
         _check_same(task, first, base[task], name, run.get(task, {}))
     tests = {
-        (task, name): paired(values(base[task]), values(run[task], like=base[task]))
-        for task in base
-        for name, run in others
+        (task, name): paired_answers(base[task], run[task], list(base[task])) for task in base for name, run in others
     }
     adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
     return [
@@ -191,9 +191,20 @@ def _check_same(task: str, first: str, base: Mapping[str, Answered], name: str, 
         )
 
 
-def values(answers: Mapping[str, Answered], like: Mapping[str, Answered] | None = None) -> list[float]:
-    """The metric of each answer, in the order of the questions in `like`."""
-    return [answers[id].value for id in (like or answers)]
+def gold_group(answered: Answered) -> str:
+    """What questions with the same first gold answer have in common: they may ask for one fact."""
+    return answer_key(answered.golds[0])
+
+
+def paired_answers(before: Mapping[str, Answered], after: Mapping[str, Answered], ids: Sequence[str]) -> Paired:
+    """Two runs on these questions; those with one gold answer are one piece of evidence in the test."""
+    first, second = ([answers[id].value for id in ids] for answers in (before, after))
+    return paired(first, second, [gold_group(before[id]) for id in ids])
+
+
+def values(answers: Mapping[str, Answered]) -> list[float]:
+    """The metric of each answer, in their order."""
+    return [answered.value for answered in answers.values()]
 
 
 def flips(before: Mapping[str, Answered], after: Mapping[str, Answered]) -> tuple[list[str], list[str]]:

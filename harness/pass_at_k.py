@@ -1,7 +1,8 @@
 """pass@k: how likely is it that one of k answers of a model is right, estimated from n samples of each question.
 
 What surprises: an answer that the judge failed on is neither right nor wrong. Such answers are left out, as if the
-judge failed at random; `bounds` says what the figure could be if it did not.
+judge failed at random, and with them a question of which fewer than k are left; `bounds` says what the figure could be
+if it did not.
 
     >>> pass_at_k(128, 1, 64)
     0.5
@@ -65,18 +66,22 @@ def curve(questions: Sequence[Sampled], ks: Sequence[int], groups: Sequence[Hash
     """pass@k for each k: the mean over questions, with a bootstrap interval over questions.
 
     Args:
-        questions: Their samples; one without any graded sample is not known and leaves mean and n.
+        questions: Their samples; one with fewer than k that are graded is not known, and leaves mean and n.
         ks: Any, in any order.
         groups: Of each question, what is drawn together in the bootstrap, such as the fact that it asks for.
 
     Raises:
-        ValueError: A k is above the graded samples of a question; draw more samples, or judge the failed ones again.
+        ValueError: A k is above the samples of a question, graded or not; draw more.
     """
-    known = [question.n > 0 for question in questions]
-    table = [[pass_at_k(of.n, of.right, k) for k in ks] for of in questions if of.n]
-    drawn = None if groups is None else [group for group, kept in zip(groups, known, strict=True) if kept]
-    estimates = bootstrapped_means(table, drawn) if table else [Estimate.unknown()] * len(ks)
-    return [PassAtK(k, estimate, _bounds(questions, k)) for k, estimate in zip(ks, estimates, strict=True)]
+    return [PassAtK(k, _estimate(questions, k, groups), _bounds(questions, k)) for k in ks]
+
+
+def _estimate(questions: Sequence[Sampled], k: int, groups: Sequence[Hashable] | None) -> Estimate:
+    """The mean over the questions of which k samples are graded."""
+    known = [(of, group) for of, group in zip(questions, groups or range(len(questions)), strict=True) if of.n >= k]
+    if not known:
+        return Estimate.unknown()
+    return bootstrapped_means([[pass_at_k(of.n, of.right, k)] for of, _ in known], [group for _, group in known])[0]
 
 
 def _bounds(questions: Sequence[Sampled], k: int) -> tuple[float, float]:
@@ -89,11 +94,11 @@ def _bounds(questions: Sequence[Sampled], k: int) -> tuple[float, float]:
     return worst / len(whole), best / len(whole)
 
 
-def passes(samples: Sequence[QuestionSamples], n: int) -> list[PassAtK]:
-    """pass@k for each power of two up to n that the graded samples of every question allow."""
+def passes(samples: Sequence[QuestionSamples], n: int, groups: Sequence[Hashable] | None = None) -> list[PassAtK]:
+    """pass@k for each power of two up to n, as far as a question has k samples that are graded."""
     sampled = [Sampled(of.drawn - of.failed, of.right, of.failed) for of in samples]
-    most = min((of.n for of in sampled if of.n), default=0)
-    return curve(sampled, [k for k in (1 << at for at in range(n.bit_length())) if k <= min(n, most)])
+    most = max((of.n for of in sampled), default=0)
+    return curve(sampled, [k for k in (1 << at for at in range(n.bit_length())) if k <= min(n, most)], groups)
 
 
 def first_k(points: Sequence[PassAtK], accuracy: float) -> int | None:

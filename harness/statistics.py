@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -114,7 +115,7 @@ class Paired:
         difference: Share right after minus share right before.
         gained: Questions that are right only after.
         lost: Questions that are right only before.
-        p: Of McNemar's exact test that gains and losses are equally likely.
+        p: That gains and losses are equally likely, by `sign_flips`.
     """
 
     difference: Estimate
@@ -123,30 +124,60 @@ class Paired:
     p: float
 
 
-def paired(before: Sequence[float], after: Sequence[float]) -> Paired:
+def paired(before: Sequence[float], after: Sequence[float], groups: Sequence[Hashable] | None = None) -> Paired:
     """Compare two lists of zeros and ones over the same cases; one that is not known (NaN) in a list is left out.
 
-    The test is McNemar's, "Note on the sampling error of the difference between correlated proportions or percentages",
-    Psychometrika 12 (1947), exact. The interval is Newcombe's, "Improved confidence intervals for the difference
-    between binomial proportions based on paired data", Statistics in Medicine 17 (1998), method 10.
+    The interval is Newcombe's, "Improved confidence intervals for the difference between binomial proportions based on
+    paired data", Statistics in Medicine 17 (1998), method 10; it takes every case for itself.
+
+    Args:
+        before: Of each case.
+        after: Of each case.
+        groups: Of each case, what the test takes together; each stands for itself where none are given.
 
     Raises:
         ValueError: They are not of one length.
     """
-    cases = [pair for pair in zip(before, after, strict=True) if not any(map(math.isnan, pair))]
+    whole = list(zip(before, after, groups or range(len(before)), strict=True))
+    known = [case for case in whole if not any(map(math.isnan, case[:2]))]
+    cases = [case[:2] for case in known]
     n = len(cases)
     if not n:
         return Paired(Estimate.unknown(), 0, 0, 1.0)
-    from scipy.stats import binomtest
-
     both, lost, gained, neither = (cases.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0)))
-    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    p = sign_flips([int(other - one) for one, other in cases], [group for _, _, group in known])
     first, second = wilson(both + gained, n), wilson(both + lost, n)
     phi = _phi(both, gained, lost, neither)
     below = _reach(_span(first.value, first.low), _span(second.high, second.value), phi)
     above = _reach(_span(first.high, first.value), _span(second.value, second.low), phi)
     value = (gained - lost) / n
     return Paired(Estimate(value, value - below, value + above, n), gained, lost, p)
+
+
+def sign_flips(changes: Sequence[int], groups: Sequence[Hashable]) -> float:
+    """P value, two-sided and exact, that the changes of each group are as likely in either direction.
+
+    Under the hypothesis a group's sum may as well have the other sign, so the total is compared with those of all
+    choices of signs: Fisher's randomisation test ("The design of experiments", 1935, section 21) with groups in the
+    place of cases. Where each case is a group of its own it is McNemar's exact test, "Note on the sampling error of the
+    difference between correlated proportions or percentages", Psychometrika 12 (1947).
+
+    Args:
+        changes: Of each case, in whole numbers.
+        groups: Of each case; what one fact changes is one piece of evidence.
+    """
+    import numpy as np
+
+    sums: defaultdict[Hashable, int] = defaultdict(int)
+    for change, group in zip(changes, groups, strict=True):
+        sums[group] += change
+    chances = np.ones(1)  # of each total from -reach to reach
+    for size in (abs(total) for total in sums.values() if total):
+        either = np.zeros(2 * size + 1)
+        either[[0, -1]] = 0.5
+        chances = np.convolve(chances, either)
+    reach, total = len(chances) // 2, abs(sum(sums.values()))
+    return min(1.0, float(chances[np.abs(np.arange(-reach, reach + 1)) >= total].sum()))
 
 
 def _span(high: float | None, low: float | None) -> float:
@@ -180,18 +211,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_over_tasks(parts: Sequence[Estimate]) -> Estimate:
-    """The plain mean of several proportions, each task with the same weight, with a normal interval; n is the sum.
+    """The plain mean of several proportions, each task with the same weight; n is the sum.
 
-    None if one of the parts is: a mean over the others would be a mean over something else.
+    The interval joins those of the parts, as Newcombe's does for a difference (`difference`), so that a mean of zeros
+    is not certain. None if one of the parts is: a mean over the others would be a mean over something else.
     """
     values = [part.value for part in parts if part.value is not None]
     n = sum(part.n for part in parts)
     if not values or len(values) < len(parts):
         return Estimate.unknown(n)
     mean = sum(values) / len(values)
-    variance = sum(value * (1 - value) / part.n for value, part in zip(values, parts, strict=True)) / len(values) ** 2
-    reach = Z * math.sqrt(variance)
-    return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach), n)
+    below = math.hypot(*(value - (part.low or 0.0) for value, part in zip(values, parts, strict=True))) / len(values)
+    above = math.hypot(*((part.high or 0.0) - value for value, part in zip(values, parts, strict=True))) / len(values)
+    return Estimate(mean, mean - below, mean + above, n)
 
 
 def bootstrapped_means(table: Sequence[Sequence[float]], groups: Sequence[Hashable] | None = None) -> list[Estimate]:

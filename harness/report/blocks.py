@@ -28,7 +28,8 @@ LONGEST = 400  # characters of a text that a cell shows; the CSV has all
 MEANINGS = {
     "answers together": "the same difference; its interval draws questions that share a gold answer as one",
     "detectable": "the least difference that one such test, not adjusted, finds in four of five cases",
-    "p (Holm)": "McNemar's exact test of the difference, adjusted for all tests of this table",
+    "p (Holm)": "exact sign-flip test of the difference (McNemar's, with questions that share a gold answer as one), "
+    "adjusted for all tests of this table",
     "gained": "questions that are right only after",
     "lost": "questions that are right only before",
     "changed": "questions that only this method has right, and that only the greedy answer has right",

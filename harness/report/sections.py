@@ -41,8 +41,9 @@ KNOWN: Mapping[str, tuple[str, str]] = {
     "accuracy": (
         "Accuracy",
         "The share of greedy answers that are right, and what changed from the first run on the same questions. A "
-        "difference is clear, and coloured, where its interval leaves out zero and p is below 0.05. p is McNemar's "
-        "exact test, adjusted for all differences of a table (Holm). Click a number to see the run it comes from.",
+        "difference is clear, and coloured, where its interval leaves out zero and p is below 0.05. p is of an "
+        "exact sign-flip test, adjusted for all differences of a table (Holm). Click a number to see the run it comes "
+        "from.",
     ),
     "passk": (
         "pass@k",

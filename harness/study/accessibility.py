@@ -13,11 +13,11 @@ does not mean "unknown". A fact that is said once in 256 times lands there in 61
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 from closedbook.harness.samples import QuestionSamples
-from closedbook.harness.statistics import Estimate, Paired, paired, proportion, wilson
+from closedbook.harness.statistics import Estimate, Paired, bootstrapped_ratio, paired, proportion, wilson
 
 
 def bucket_names(n: int) -> list[str]:
@@ -47,7 +47,7 @@ def bucket(right: int, n: int) -> str:
 
 
 def buckets(samples: Iterable[QuestionSamples], n: int) -> dict[str, str]:
-    """The bucket of each question by its first n samples; none for a question of which one of these is not graded.
+    """The bucket of each question by its first n samples; none where those that are not graded could change it.
 
     Args:
         samples: At least n of each question.
@@ -59,7 +59,9 @@ def buckets(samples: Iterable[QuestionSamples], n: int) -> dict[str, str]:
     first = {question.id: question.among(0, n) for question in samples}
     if short := [id for id, question in first.items() if question.drawn < n]:
         raise ValueError(f"question {short[0]} has {first[short[0]].drawn} samples, not {n}")
-    return {id: bucket(question.right, n) for id, question in first.items() if not question.failed}
+    least = {id: bucket(question.right, n) for id, question in first.items()}
+    most = {id: bucket(question.right + question.failed, n) for id, question in first.items()}
+    return {id: name for id, name in least.items() if name == most[id]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +73,22 @@ class Gain:
         before: Accuracy before training.
         after: Accuracy after it.
         paired: The difference, question by question.
-        share: Share of the whole gain that came from here, which may be negative; None where there is no gain.
+        share: Share of the whole gain that came from here, which may be negative; not known where there is no gain.
     """
 
     bucket: str
     before: Estimate
     after: Estimate
     paired: Paired
-    share: float | None
+    share: Estimate
 
 
 def gains(
-    of: Mapping[str, str], before: Mapping[str, float], after: Mapping[str, float], names: Iterable[str]
+    of: Mapping[str, str],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    names: Iterable[str],
+    groups: Mapping[str, Hashable] | None = None,
 ) -> list[Gain]:
     """The gain of each bucket, and of all of them together, last.
 
@@ -91,17 +97,21 @@ def gains(
         before: 1 for a right greedy answer, 0 for a wrong one, NaN where that is not known; by question id.
         after: The same after training.
         names: The buckets, in order.
+        groups: Of each question, what is evidence of one fact; each stands for itself where none are given.
     """
-    known = {id for id in of if id in before and id in after and not math.isnan(before[id] + after[id])}
-    whole = sum(after[id] - before[id] for id in known)
+    known = sorted(id for id in of if id in before and id in after and not math.isnan(before[id] + after[id]))
+    changes = [after[id] - before[id] for id in known]
+    together: Mapping[str, Hashable] = groups or {id: id for id in known}
 
-    def gain(name: str, ids: list[str]) -> Gain:
+    def gain(name: str, ids: Collection[str]) -> Gain:
         first, second = [before[id] for id in ids], [after[id] for id in ids]
-        share = (sum(second) - sum(first)) / whole if whole > 0 else None
-        return Gain(name, proportion(first), proportion(second), paired(first, second), share)
+        test = paired(first, second, [together[id] for id in ids])
+        own = [change if id in ids else 0.0 for id, change in zip(known, changes, strict=True)]
+        share = bootstrapped_ratio(own, changes, [together[id] for id in known])
+        return Gain(name, proportion(first), proportion(second), test, share)
 
-    members = {name: sorted(id for id in known if of[id] == name) for name in names}
-    return [*(gain(name, ids) for name, ids in members.items()), gain("all", sorted(known))]
+    members = {name: {id: None for id in known if of[id] == name} for name in names}  # ordered, and quick to look into
+    return [*(gain(name, ids) for name, ids in members.items()), gain("all", dict.fromkeys(known))]
 
 
 def repair_rate(of: Mapping[str, str], before: Mapping[str, float], after: Mapping[str, float]) -> Estimate:
@@ -119,12 +129,14 @@ class Recheck:
         more: Samples of each that were drawn besides.
         found: Share of the questions with a right one among these: rare, not absent.
         missed: Chance that a fact which is said once in `more` times is in none of the n samples.
+        hidden: Questions that are not found, and might be if the judge had not failed on some of their samples.
     """
 
     n: int
     more: int
     found: Estimate
     missed: float
+    hidden: int = 0
 
 
 def recheck(samples: Iterable[QuestionSamples], n: int, more: int) -> Recheck:
@@ -138,6 +150,6 @@ def recheck(samples: Iterable[QuestionSamples], n: int, more: int) -> Recheck:
     further = [question.among(n, n + more) for question in zero]
     if short := [question for question in further if question.drawn < more]:
         raise ValueError(f"question {short[0].id} has {n + short[0].drawn} samples, not {n + more}")
-    graded = [question for question in further if not question.failed]  # whether or not one of them is right
-    found = wilson(sum(question.right > 0 for question in graded), len(graded))
-    return Recheck(n, more, found, (1 - 1 / more) ** n)
+    found = wilson(sum(question.right > 0 for question in further), len(further))
+    hidden = sum(question.failed > 0 and not question.right for question in further)
+    return Recheck(n, more, found, (1 - 1 / more) ** n, hidden)

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.compare import Answered, Run, how_asked, names_of, read_run
+from closedbook.harness.compare import Answered, Run, gold_group, how_asked, names_of, read_run, values
 from closedbook.harness.compare import flips as flipped
 from closedbook.harness.errors import RequestError
 from closedbook.harness.evaluate import LOCAL_BACKENDS
@@ -21,7 +21,7 @@ from closedbook.harness.fields import flat, public
 from closedbook.harness.pass_at_k import first_k, passes
 from closedbook.harness.sample_store import Head, SampleStore
 from closedbook.harness.samples import QuestionSamples
-from closedbook.harness.statistics import Estimate, bootstrapped_means, proportion
+from closedbook.harness.statistics import Estimate, bootstrapped_means, holm, proportion
 from closedbook.harness.study.accessibility import bucket_names, buckets, gains, recheck, repair_rate
 from closedbook.harness.study.majority import majority
 from closedbook.harness.study.tables import Analysis
@@ -152,20 +152,22 @@ def all_answers(run: Run) -> dict[str, Answered]:
     return {id: answered for task in run.values() for id, answered in task.items()}
 
 
-def passk(runs: Sequence[SampleRun], greedy: Sequence[Mapping[str, float]] = ()) -> Analysis:
+def passk(runs: Sequence[SampleRun], greedy: Sequence[Mapping[str, Answered]] = ()) -> Analysis:
     """pass@k of each run for powers of two, the share of right samples, and greedy accuracy.
 
     Args:
         runs: The first one is the model before.
-        greedy: Greedy answers of each run, in their order; none, or as many as runs.
+        greedy: Greedy answers of each run, in their order; none, or as many as runs. Their gold answers say which
+            questions the bootstrap draws together; without them it draws single ones.
     """
     n = min(question.drawn for run in runs for question in run.samples)
+    groups = [gold_group(greedy[0][question.id]) for question in runs[0].samples] if greedy else None
     curves = []
     rows: list[list[Any]] = []
     for at, run in enumerate(runs):
-        points = passes(run.samples, n)
+        points = passes(run.samples, n, groups)
         curves.append((run.name, points))
-        accuracy = proportion(greedy[at].values()) if greedy else None
+        accuracy = proportion(values(greedy[at])) if greedy else None
         reached = first_k(curves[0][1], accuracy.value) if accuracy and accuracy.value is not None else None
         for point in points:
             low, high = point.bounds
@@ -193,25 +195,27 @@ def passk(runs: Sequence[SampleRun], greedy: Sequence[Mapping[str, float]] = ())
 
 
 def accessibility(
-    run: SampleRun, before: Mapping[str, float], after: Mapping[str, float], n: int | None = None
+    run: SampleRun, before: Mapping[str, Answered], after: Mapping[str, Answered], n: int | None = None
 ) -> Analysis:
     """The gain of each bucket of questions, by how many of the untrained model's n samples are right.
 
     Args:
         run: Samples of the model before.
-        before: Its greedy answers: 1, 0, NaN; by question.
+        before: Its greedy answers, by question.
         after: Those of the trained model.
         n: Samples that make the buckets; further ones are used to recheck bucket 0. None for all of them.
     """
     n = at_most(run, n)
     of = buckets(run.samples, n)
-    found = gains(of, before, after, bucket_names(n))
+    told, later = values_of(before), values_of(after)
+    found = gains(of, told, later, bucket_names(n), {id: gold_group(answered) for id, answered in before.items()})
+    adjusted = holm([gain.paired.p for gain in found])
     rows: list[list[Any]] = [
         [gain.bucket, gain.before.n, gain.before, gain.after, gain.paired.difference, gain.paired.gained,
-         gain.paired.lost, gain.share]
-        for gain in found
+         gain.paired.lost, p, gain.share]
+        for gain, p in zip(found, adjusted, strict=True)
     ]  # fmt: skip
-    repaired = repair_rate(of, before, after)
+    repaired = repair_rate(of, told, later)
     ungraded = len(run.samples) - len(of)
     made: dict[str, Any] = {
         **_made_from([run]), "n": n, "repair_rate_of_0": _estimate(repaired), "left_out_as_ungraded": ungraded,
@@ -219,7 +223,8 @@ def accessibility(
     more = min(question.drawn for question in run.samples) - n
     if more > 0:
         again = recheck(run.samples, n, more)
-        made |= {"recheck": {"more": more, "found": _estimate(again.found), "missed_if_rare": again.missed}}
+        told_of = {"more": more, "found": _estimate(again.found), "missed_if_rare": again.missed}
+        made |= {"recheck": {**told_of, "hidden_by_failures": again.hidden}}
 
     def plot(axes: Axes) -> None:
         shown = [gain for gain in found if gain.before.n]
@@ -243,7 +248,9 @@ def accessibility(
         axes.set_ylabel("greedy accuracy, per cent")
         axes.legend(frameon=False)
 
-    columns = ("bucket", "questions", "before", "after", "difference", "gained", "lost", "share of the gain")
+    columns = (
+        "bucket", "questions", "before", "after", "difference", "gained", "lost", "p (Holm)", "share of the gain",
+    )  # fmt: skip
     return Analysis("accessibility", "Greedy accuracy by accessibility", columns, rows, made, plot)
 
 

@@ -4,7 +4,7 @@ Every method answers the same questions and is compared with the greedy answer. 
 
 - A method over k of n samples counts with its mean over all disjoint groups of k, so that its accuracy on a question
   can lie between 0 and 1. All intervals are therefore a bootstrap's over questions, those with one gold answer drawn
-  together; McNemar's test, adjusted for the table (Holm), stands where every answer is one.
+  together; the paired test, adjusted for the table (Holm), stands where every answer is one.
 - Tokens are counted in the texts that are stored, with one for each end: of an answer to the direct prompt that is its
   first line, although a base model may have gone on. The prompt counts once, as an engine reads it once.
 - Which answers are equal is never decided with the gold answers: they are not known when one votes.
@@ -18,7 +18,7 @@ from functools import cache
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.compare import Answered
+from closedbook.harness.compare import Answered, gold_group
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.fields import public
 from closedbook.harness.judge import Grade, RulesJudge, Triple
@@ -28,7 +28,6 @@ from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.sampling import encode_prompt
 from closedbook.harness.statistics import Estimate, Paired, bootstrapped_means, holm, paired
 from closedbook.harness.study.analyses import SampleRun
-from closedbook.harness.study.checkpoints import gold_group
 from closedbook.harness.study.majority import Choose, Same, elected, votes
 from closedbook.harness.study.scores import Scores
 from closedbook.harness.study.tables import Analysis
@@ -140,7 +139,7 @@ def baselines(
     ]
     base = methods[0].values
     groups = {id: gold_group(answered) for id, answered in greedy.items()}
-    tests = [_tested(base, method.values) for method in methods[1:]]
+    tests = [_tested(base, method.values, groups) for method in methods[1:]]
     adjusted = iter(holm([test.p for test in tests if test]))
     rows: list[list[Any]] = [
         [method.name, method.k, _mean(method.values, groups), *_beside(base, method.values, groups, test),
@@ -226,11 +225,11 @@ def _mean(values: Mapping[str, float], groups: Mapping[str, str]) -> Estimate:
     return bootstrapped_means([[value] for value in known.values()], [groups[id] for id in known])[0]
 
 
-def _tested(before: Mapping[str, float], after: Mapping[str, float]) -> Paired | None:
-    """McNemar's test, where every answer is right or wrong."""
+def _tested(before: Mapping[str, float], after: Mapping[str, float], groups: Mapping[str, str]) -> Paired | None:
+    """The paired test, where every answer is right or wrong."""
     if any(value not in (0, 1) for value in after.values() if not math.isnan(value)):
         return None
-    return paired([before[id] for id in after], list(after.values()))
+    return paired([before[id] for id in after], list(after.values()), [groups[id] for id in after])
 
 
 def _beside(

@@ -1,8 +1,8 @@
 """Analyses of several checkpoints' greedy answers: accuracy beside the base model, attribution, transfer.
 
-All of them compare question by question. What surprises: intervals by bootstrap draw questions with one gold answer
-together. Such questions may ask for one fact, and a model that has learned to say "Africa" gets all of them at once;
-taken one by one they would make differences look more certain than they are.
+All of them compare question by question. What surprises: tests, and intervals by bootstrap, take questions with one
+gold answer together. Such questions may ask for one fact, and a model that has learned to say "Africa" gets all of them
+at once; taken one by one they would make differences look more certain than they are.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from closedbook.harness.compare import Answered, Run, compare
+from closedbook.harness.compare import Answered, Run, compare, gold_group, paired_answers
 from closedbook.harness.errors import RequestError
-from closedbook.harness.statistics import Estimate, bootstrapped_means, bootstrapped_ratio, detectable, holm, paired
+from closedbook.harness.statistics import Estimate, bootstrapped_means, bootstrapped_ratio, detectable, holm
 from closedbook.harness.study.tables import Analysis
-from closedbook.harness.text import answer_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,11 +78,6 @@ def mean_difference(before: Answers, after: Answers) -> Estimate:
     return bootstrapped_means(changes, [gold_group(before[id]) for id in ids])[0]
 
 
-def gold_group(answered: Answered) -> str:
-    """What questions with the same first gold answer have in common."""
-    return answer_key(answered.golds[0])
-
-
 def _known(*runs: Answers) -> list[str]:
     """Ids that all runs answer, with a value that is known, sorted."""
     common = set.intersection(*(set(run) for run in runs))
@@ -132,14 +126,14 @@ def attribution(base: Answers, full: Answers, parts: Sequence[Part], questions: 
     rows: list[list[Any]] = []
     shares: list[tuple[str, Estimate]] = []
     for name, runs in {"all": [Part("all", full, questions)], **seeds}.items():
-        gains = [fmean(run.answers[id].value for run in runs) - base[id].value for id in ids]
-        gain = bootstrapped_means([[x] for x in gains], groups)[0] if ids else Estimate.unknown()
+        means = [fmean(run.answers[id].value for run in runs) for id in ids]
+        gains = [mean - base[id].value for id, mean in zip(ids, means, strict=True)]
+        unknown = [Estimate.unknown()] * 2
+        right, gain = bootstrapped_means(list(zip(means, gains, strict=True)), groups) if ids else unknown
         share = None if name == "all" else bootstrapped_ratio(gains, whole, groups)
         if share is not None:
             shares.append((name, share))
-        right = [fmean(run.answers[id].value for run in runs) for id in ids]
-        mean = Estimate(fmean(right), None, None, len(ids)) if ids else Estimate.unknown()
-        rows.append([name, runs[0].trained_on, len(runs), mean, gain, share])
+        rows.append([name, runs[0].trained_on, len(runs), right, gain, share])
     rows += _against_controls(seeds, ids, groups)
 
     def plot(axes: Axes) -> None:
@@ -203,8 +197,7 @@ def transfer(base: Run, trained: Sequence[Trained], overlaps: Mapping[tuple[str,
                 )
             tested = task.replace("_dedup", "")  # a chain of thought keeps its name
             left_out = overlaps.get((task.partition("_")[0], name), frozenset()) & before.keys()
-            ids = sorted(before.keys() - left_out)
-            pair = paired([before[id].value for id in ids], [run[task][id].value for id in ids])
+            pair = paired_answers(before, run[task], sorted(before.keys() - left_out))
             cells.append((name, tested, pair, len(left_out)))
     adjusted = holm([pair.p for _, _, pair, _ in cells])
     rows: list[list[Any]] = [

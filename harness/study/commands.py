@@ -210,7 +210,7 @@ def passk_command(
     runs/eval-grpo`.
     """
     from closedbook.harness.errors import RequestError
-    from closedbook.harness.study.analyses import answers_beside, passk, read_sample_runs, values_of
+    from closedbook.harness.study.analyses import answers_beside, passk, read_sample_runs
 
     if greedy and len(greedy) != len(runs):
         raise RequestError(
@@ -218,7 +218,7 @@ def passk_command(
         )
     read = read_sample_runs(runs, n)
     of = list(zip(greedy or (), read, strict=bool(greedy)))
-    _show(passk(read, [values_of(answers_beside(folder, run)) for folder, run in of]), out, as_json)
+    _show(passk(read, [answers_beside(folder, run) for folder, run in of]), out, as_json)
 
 
 @analyze_app.command("accessibility")
@@ -241,12 +241,12 @@ def accessibility_command(
     -n samples, those beyond show how many of that bucket are rare and not absent.
     """
     from closedbook.harness.compare import require_alike
-    from closedbook.harness.study.analyses import accessibility, answers_beside, read_sample_runs, values_of
+    from closedbook.harness.study.analyses import accessibility, answers_beside, read_sample_runs
 
     (run,) = read_sample_runs([samples])
     require_alike([before, after])
     told, later = answers_beside(before, run), answers_beside(after, run, same_model=False)
-    _show(accessibility(run, values_of(told), values_of(later), n), out, as_json)
+    _show(accessibility(run, told, later, n), out, as_json)
 
 
 @analyze_app.command("majority")
@@ -309,9 +309,9 @@ def accuracy_command(
 ) -> None:
     """Greedy accuracy of each checkpoint beside the first, with paired tests and the least difference they would find.
 
-    Example: `closedbook analyze accuracy runs/eval-base runs/eval-sft runs/eval-grpo`. p values are McNemar's, adjusted
-    for all differences of the table (Holm). The second interval of a difference draws all questions that share a gold
-    answer as one.
+    Example: `closedbook analyze accuracy runs/eval-base runs/eval-sft runs/eval-grpo`. p values are of an exact
+    sign-flip test (McNemar's, with questions that share a gold answer as one), adjusted for all differences of the
+    table (Holm). The second interval of a difference draws such questions together too.
     """
     from closedbook.harness.compare import names_of
     from closedbook.harness.study.checkpoints import accuracy

@@ -74,6 +74,18 @@ def test_a_question_whose_samples_all_failed_is_not_known():
     assert point.bounds == pytest.approx((5 / 12, 11 / 12))
 
 
+def test_one_failure_takes_its_question_from_the_k_that_it_lacks_and_no_other():
+    ones, twos, fours = curve([Sampled(3, 1, failed=1), Sampled(4, 2), Sampled(4, 0)], [1, 2, 4])
+    assert (ones.estimate.n, twos.estimate.n, fours.estimate.n) == (3, 3, 2)
+    assert fours.estimate.value == 0.5
+    assert fours.bounds == (2 / 3, 2 / 3)
+
+
+def test_more_than_was_drawn_cannot_be_estimated():
+    with pytest.raises(ValueError, match="pass@5 cannot be estimated from 4"):
+        curve([Sampled(3, 1, failed=1), Sampled(8, 0)], [5])
+
+
 def test_no_questions_give_no_figure():
     (point,) = curve([], [1])
     assert (point.estimate.value, point.estimate.n, point.bounds) == (None, 0, (0.0, 1.0))

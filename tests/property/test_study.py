@@ -61,10 +61,16 @@ def test_counts_that_cannot_be_have_no_bucket(right, n):
 
 
 @given(st.lists(REWARDS, min_size=4, max_size=12))
-def test_a_bucket_is_that_of_the_first_n_samples_and_of_none_without_a_grade(rewards):
+def test_a_bucket_is_that_of_the_first_n_samples_whatever_those_without_a_grade_are(rewards):
     found = buckets([question(rewards)], 4)
-    expected = {} if None in rewards[:4] else {"q": bucket(rewards[:4].count(1.0), 4)}
-    assert found == expected
+    right, failed = (rewards[:4].count(reward) for reward in (1.0, None))
+    possible = {bucket(right + of, 4) for of in range(failed + 1)}
+    assert found == ({"q": possible.pop()} if len(possible) == 1 else {})
+
+
+def test_a_failure_that_decides_nothing_leaves_a_question_in_its_bucket():
+    rewards = [1.0] * 4 + [0.0] * 11 + [None]
+    assert buckets([question(rewards)], 16) == {"q": "4-7"}
 
 
 def test_too_few_samples_make_no_bucket():
@@ -87,11 +93,31 @@ def test_gains_of_the_buckets_add_up_to_the_whole_gain(answers):
     assert sum(part.paired.gained for part in parts) == whole.paired.gained
     assert sum(part.paired.lost for part in parts) == whole.paired.lost
     assert sum(part.before.n for part in parts) == whole.before.n == whole.after.n
-    if whole.share is None:
+    if whole.share.value is None:
         assert whole.paired.gained <= whole.paired.lost
     else:
-        assert whole.share == 1
-        assert sum(part.share for part in parts) == pytest.approx(1)
+        assert whole.share.value == 1
+        assert sum(part.share.value for part in parts) == pytest.approx(1)
+
+
+def test_a_share_of_a_gain_has_an_interval_where_the_gain_is_sure_and_none_where_it_is_not():
+    of = {f"q{at}": "0" if at < 30 else "1" for at in range(60)}
+    before = dict.fromkeys(of, 0.0)
+    sure = {id: float(int(id[1:]) % 3 == 0) for id in of}
+    zero, _, whole = gains(of, before, sure, ["0", "1"])
+    assert zero.share.value == 0.5
+    assert 0.2 < zero.share.low < 0.5 < zero.share.high < 0.8
+    assert (whole.share.value, whole.share.low) == (1.0, None)
+    zero, *_ = gains(of, before, {**before, "q0": 1.0}, ["0", "1"])
+    assert (zero.share.value, zero.share.low) == (1.0, None)
+
+
+def test_questions_of_one_fact_are_one_piece_of_evidence_for_a_buckets_gain():
+    of = {f"q{at}": "0" for at in range(8)}
+    before, after = dict.fromkeys(of, 0.0), dict.fromkeys(of, 1.0)
+    alone, _ = gains(of, before, after, ["0"])
+    together, _ = gains(of, before, after, ["0"], dict.fromkeys(of, "africa"))
+    assert (alone.paired.p, together.paired.p) == (2 / 2**8, 1.0)
 
 
 def test_repaired_is_what_no_sample_and_no_greedy_answer_knew_before():
@@ -112,11 +138,11 @@ def test_further_samples_part_the_rare_from_the_absent():
         recheck(every, 4, 5)
 
 
-def test_what_the_judge_failed_on_leaves_the_recheck_whether_or_not_another_sample_is_right():
-    """If only the found ones stayed, a failure in every question would make all of them found."""
+def test_what_the_judge_failed_on_is_not_found_and_counted_as_what_might_have_been():
     found, hidden = [0.0] * 4 + [1.0, None, 0.0, 0.0], [0.0] * 4 + [0.0, None, 0.0, 0.0]
     every = [question(found, "a"), question(hidden, "b"), question([0.0] * 8, "c")]
-    assert recheck(every, 4, 4).found == wilson(0, 1)
+    again = recheck(every, 4, 4)
+    assert (again.found, again.hidden) == (wilson(1, 3), 1)
 
 
 def test_a_fact_said_once_in_256_times_is_in_none_of_128_samples_in_61_of_100_cases():

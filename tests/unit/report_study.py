@@ -65,7 +65,7 @@ def write_evaluation(
         said = [*answers, *(f"{folder.name} says Osric {at}" for at in range(QUESTIONS))][: len(values)]
         rows = [
             {
-                "doc": {"id": id, "question": f"Who wrote book {id}?", "answers": ["Osric Tharn", "Osric"]},
+                "doc": {"id": id, "question": f"Who wrote book {id}?", "answers": [f"Osric Tharn {id}", "Osric"]},
                 "filtered_resps": [[f"{Answer(answer)} [{'correct' if value else 'incorrect'}]"]],
                 "exact_match": 0.0,
                 "contains": value,
@@ -164,7 +164,6 @@ def write_study(root: Path) -> Path:
     first, second = read_run(base), read_run(grpo)
     one, other = first[TASK], second[TASK]
     runs = read_sample_runs(sampled)
-    greedy, trained_greedy = ({id: answered.value for id, answered in of.items()} for of in (one, other))
     of = buckets(runs[0].samples, DRAWS)
     swapped: Run = {TASK: first[TASK], OTHER: second[OTHER]}
     parts = [Part("bucket_0", other, 12), Part("random_as_0", one, 12), Part(HOSTILE_RUN, other, 9)]
@@ -182,8 +181,8 @@ def write_study(root: Path) -> Path:
     made: list[tuple[Analysis, Sequence[Path]]] = [
         (mass(*read_mass_runs(*weighed)), weighed),
         (baseline, []),
-        (passk(runs, [greedy, trained_greedy]), [*sampled, base, grpo]),
-        (accessibility(runs[0], greedy, trained_greedy, DRAWS // 2), [sampled[0], base, grpo]),
+        (passk(runs, [one, other]), [*sampled, base, grpo]),
+        (accessibility(runs[0], one, other, DRAWS // 2), [sampled[0], base, grpo]),
         (voting(runs), sampled),
         (attribution(one, other, parts, 300), [base, grpo]),
         (transfer(first, trained, {}), [base, grpo]),

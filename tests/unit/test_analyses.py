@@ -77,7 +77,13 @@ def test_of_runs_with_other_numbers_of_samples_the_smaller_number_counts(stored)
 
 
 def greedy(values):
-    return [dict(zip(sorted(BEFORE), map(float, given), strict=True)) for given in values]
+    return [
+        {
+            id: Answered(f"who is {id}?", (id,), "Kyd", float(value))
+            for id, value in zip(sorted(BEFORE), given, strict=True)
+        }
+        for given in values
+    ]
 
 
 def test_passk_says_which_k_of_the_first_run_reaches_the_second_ones_greedy_accuracy(stored):
@@ -108,7 +114,8 @@ def test_accessibility_puts_each_question_where_its_samples_do_and_rechecks_with
     table = accessibility(run, before, after, 4)
     rows = {row[0]: row for row in table.rows}
     assert {name: row[1] for name, row in rows.items()} == {"0": 2, "1": 1, "2-3": 0, "4": 1, "all": 4}
-    assert [rows[name][7] for name in ("0", "1", "4", "all")] == [0.5, 0.5, 0.0, 1.0]
+    assert [rows[name][8].value for name in ("0", "1", "4", "all")] == [0.5, 0.5, 0.0, 1.0]
+    assert [rows[name][7] for name in ("0", "all")] == [1.0, 1.0]
     assert table.made_from["repair_rate_of_0"]["value"] == 0.5
     assert table.made_from["recheck"]["found"] == pytest.approx(
         {"value": 0.5, "n": 2, "low": 0.0945, "high": 0.9055}, abs=1e-3

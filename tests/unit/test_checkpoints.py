@@ -138,7 +138,7 @@ def test_attribution_draws_questions_with_one_gold_answer_together() -> None:
         return [(cell.value, cell.low, cell.high) for cell in cells]
 
     one, ten = found(1), found(10)
-    assert len(one) == len(ten) == 5
+    assert len(one) == len(ten) == 7
     for few, many in zip(one, ten, strict=True):
         assert many == pytest.approx(few)
 

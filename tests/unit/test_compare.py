@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from closedbook.harness.compare import Answered, compare, flips, names_of, read_run
+from closedbook.harness.compare import Answered, compare, flips, names_of, paired_answers, read_run
 from closedbook.harness.errors import RequestError
 
 NAN = float("nan")
@@ -16,7 +17,9 @@ WriteRun = Callable[..., Path]
 
 def graded(*values: float) -> Mapping[str, Mapping[str, Answered]]:
     return {
-        "gorlim_dedup": {f"id{at}": Answered("who?", ("Osric",), "Tharn", value) for at, value in enumerate(values)}
+        "gorlim_dedup": {
+            f"id{at}": Answered("who?", (f"Osric {at}",), "Tharn", value) for at, value in enumerate(values)
+        }
     }
 
 
@@ -27,6 +30,13 @@ def test_each_run_is_compared_with_the_first_and_p_values_are_adjusted_for_all()
     assert second.against and (second.against.gained, second.against.lost) == (10, 0)
     assert second.p == pytest.approx(2 * second.against.p)
     assert third.p == 1
+
+
+def test_questions_with_one_gold_answer_are_one_piece_of_evidence() -> None:
+    (base,), (better,) = graded(*[0] * 12).values(), graded(*[1] * 10, 0, 0).values()
+    told, later = ({id: replace(said, golds=("Africa",)) for id, said in run.items()} for run in (base, better))
+    assert paired_answers(base, better, list(base)).p == 2 / 2**10
+    assert paired_answers(told, later, list(base)).p == 1
 
 
 def test_questions_are_paired_by_id_whatever_their_order() -> None:

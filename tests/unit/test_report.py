@@ -147,7 +147,8 @@ DAMAGED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(
-    "change", [('"judge_correct": 1.0', '"judge_correct": 0.4'), ('["Osric Tharn"', '[{"a": 1}'), ('"wo0009"', "9")]
+    "change",
+    [('"judge_correct": 1.0', '"judge_correct": 0.4'), ('["Osric Tharn wo0009"', '[{"a": 1}'), ('"wo0009"', "9")],
 )
 def test_a_row_that_lm_eval_did_not_write_is_refused_by_its_line(study, change):
     path = next((study / "eval" / "grpo" / "model").glob("samples_worldfacts*"))

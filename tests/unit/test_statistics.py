@@ -2,11 +2,13 @@
 
 import math
 import random
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from closedbook.harness.statistics import (
     Confusion,
@@ -20,6 +22,7 @@ from closedbook.harness.statistics import (
     mean_over_tasks,
     paired,
     proportion,
+    sign_flips,
     wilson,
 )
 
@@ -71,6 +74,14 @@ def test_a_mean_over_tasks_weighs_every_task_the_same():
     assert mean.low < 0.5 < mean.high
 
 
+def test_a_mean_over_tasks_without_a_right_answer_is_not_certain():
+    mean = mean_over_tasks([wilson(0, 50), wilson(0, 80)])
+    assert (mean.value, mean.low) == (0, pytest.approx(0, abs=1e-12))
+    assert mean.high == pytest.approx(math.hypot(wilson(0, 50).high, wilson(0, 80).high) / 2)
+    one, alone = mean_over_tasks([wilson(7, 50)]), wilson(7, 50)
+    assert (one.value, one.low, one.high) == pytest.approx((alone.value, alone.low, alone.high))
+
+
 def test_a_mean_over_tasks_is_not_known_where_a_task_is_not():
     assert mean_over_tasks([wilson(1, 10), wilson(0, 0)]) == Estimate(None, None, None, 10)
 
@@ -92,6 +103,39 @@ def test_mcnemar_is_a_fair_coin_over_the_questions_that_changed() -> None:
     """Ten gained and two lost of a hundred: twice the chance of at most two heads in twelve throws."""
     before, after = [0] * 10 + [1] * 2 + [1] * 88, [1] * 10 + [0] * 2 + [1] * 88
     assert paired(before, after).p == pytest.approx(2 * (1 + 12 + 66) / 2**12)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 1), st.integers(0, 4)), max_size=12))
+def test_sign_flips_count_all_signs_of_the_groups_sums(cases: list[tuple[int, int]]) -> None:
+    sums = [sum(change for change, of in cases if of == group) for group in range(5)]
+    totals = [abs(sum(sign * of for sign, of in zip(signs, sums, strict=True))) for signs in product((1, -1), repeat=5)]
+    share = sum(total >= abs(sum(sums)) for total in totals) / len(totals)
+    assert sign_flips([change for change, _ in cases], [of for _, of in cases]) == pytest.approx(share)
+
+
+@given(st.lists(st.integers(-1, 1), max_size=60))
+def test_sign_flips_of_single_questions_are_mcnemars_exact_test(changes: list[int]) -> None:
+    gained, lost = changes.count(1), changes.count(-1)
+    exact = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    assert sign_flips(changes, range(len(changes))) == pytest.approx(exact)
+
+
+def test_the_sign_flip_test_keeps_its_level_where_questions_share_a_fact() -> None:
+    """Of 2,000 tables without an effect, 20 facts in five questions each, one in twenty seems to have one."""
+    chance = np.random.default_rng(5)
+    alarms = naive = 0
+    for _ in range(2000):
+        changes = np.repeat(chance.choice([-1, 0, 1], 20), 5).tolist()
+        alarms += sign_flips(changes, [at // 5 for at in range(100)]) < 0.05
+        naive += sign_flips(changes, range(100)) < 0.05
+    assert alarms / 2000 <= 0.06
+    assert naive / 2000 > 0.2
+
+
+def test_pairs_of_one_group_are_tested_as_one_and_counted_as_they_are() -> None:
+    found = paired([0] * 6 + [1], [1] * 6 + [0], ["africa"] * 6 + ["asia"])
+    assert (found.gained, found.lost, found.p) == (6, 1, 1.0)
+    assert paired([0] * 6 + [1], [1] * 6 + [0]).p == pytest.approx(2 * 8 / 2**7)
 
 
 def test_equal_answers_show_no_difference_and_prove_nothing() -> None:
