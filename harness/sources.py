@@ -40,6 +40,7 @@ class Benchmark:
         answers_format: How the answers' column holds them: a list, a JSON string of a list, or one plain text.
         required: Columns that a usable row has filled.
         metadata: Our name of each column that is kept beside the question.
+        licence_id: The hub's identifier of the licence; "unknown" where upstream states none for the data.
         inverse: Relations that state the fact of another one with subject and object exchanged.
         forms: How the questions on each relation read, `{}` for the subject, where they were made from forms.
     """
@@ -54,6 +55,7 @@ class Benchmark:
     answers: str
     answers_format: Literal["list", "json", "text"]
     licence: str
+    licence_id: str
     homepage: str
     citation: str
     repo: str = ""

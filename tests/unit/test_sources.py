@@ -234,6 +234,13 @@ def test_every_benchmark_names_its_licence_home_and_citation(name: str) -> None:
     assert bool(chosen.repo) != bool(chosen.bundled)
 
 
+@pytest.mark.parametrize("name", benchmarks())
+def test_a_licence_that_nobody_states_for_the_data_is_unknown(name: str) -> None:
+    chosen = benchmark(name)
+    stated = chosen.licence.partition(" (")[0].lower().replace(" ", "-")
+    assert chosen.licence_id == ("unknown" if "of the code" in chosen.licence else stated)
+
+
 # --- the real files ---
 
 
