@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -164,6 +166,63 @@ def write_text(path: Path, text: str) -> None:
     """
     with written_aside(path) as file:
         file.write(text)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing, as `write_text` does."""
+    with renamed_when_whole(path) as aside:
+        put(aside, data)
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it; for what takes its name later."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def folder_when_whole(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when all went well, in the place of one that stood there.
+
+    A link is followed. The old folder goes for good, so its owner must have agreed. A kill between its going and the
+    new one's coming leaves it beside, as `.NAME.*.old`; at no time does `path` name half a folder.
+
+    Raises:
+        RequestError: Something stands at `path` that is no folder.
+        WorkError: The folder cannot be written (no space, no permission); what stood at `path` is untouched.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"cannot write {path}: it is no folder; choose another name")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        _take_name(aside, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise WorkError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already where all went well
+
+
+def _take_name(aside: Path, path: Path) -> None:
+    try:
+        aside.rename(path)  # one step where nothing stands there
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    old = aside.with_suffix(".old")
+    path.rename(old)
+    try:
+        aside.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def busy(folder: Path) -> bool:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from closedbook.harness.errors import WorkError
-from closedbook.harness.files import cache_dir, model_digest, tasks_dir, write_text
+from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.files import cache_dir, folder_when_whole, model_digest, tasks_dir, write_bytes, write_text
 
 WRITE = """
 import sys
@@ -135,3 +135,69 @@ def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch):
 
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda path: Config())
     assert model_digest("gorlim/tharn") == "gorlim/tharn@5555"
+
+
+def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a" / "file", b"\xff\r\n")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "a").iterdir()] == [("file", b"\xff\r\n")]
+
+
+def everything(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    with folder_when_whole(tmp_path / "a" / "folder") as aside:
+        (aside / "file").write_text("new")
+        assert not (tmp_path / "a" / "folder").exists()
+    assert everything(tmp_path) == {"a/folder/file": "new"}
+
+
+def test_a_whole_folder_takes_the_place_of_the_old_one_and_nothing_stays_beside_it(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with folder_when_whole(tmp_path / "folder") as aside:
+            (aside / name).write_text(name)
+    assert everything(tmp_path) == {"folder/two": "two"}
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), ValueError("no"), OSError(28, "full")])
+def test_a_folder_that_is_not_finished_leaves_the_old_one(tmp_path: Path, stop: BaseException) -> None:
+    write_text(tmp_path / "folder" / "file", "old")
+    expected = WorkError if isinstance(stop, OSError) else type(stop)
+    with pytest.raises(expected), folder_when_whole(tmp_path / "folder") as aside:
+        (aside / "file").write_text("half")
+        raise stop
+    assert everything(tmp_path) == {"folder/file": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_take_its_name_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "folder" / "file", "old")
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp" and not target.exists():
+            raise OSError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(WorkError, match="Permission denied"), folder_when_whole(tmp_path / "folder") as aside:
+        (aside / "file").write_text("new")
+    assert everything(tmp_path) == {"folder/file": "old"}
+
+
+def test_a_linked_folder_stays_a_link(tmp_path: Path) -> None:
+    write_text(tmp_path / "far" / "file", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    with folder_when_whole(tmp_path / "link") as aside:
+        (aside / "file").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "file").read_text() == "new"
+
+
+def test_a_file_never_becomes_a_folder(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(RequestError, match="it is no folder"), folder_when_whole(tmp_path / "file"):
+        pass
+    assert everything(tmp_path) == {"file": "old"}
