@@ -438,6 +438,49 @@ def data_list(as_json: JsonFlag = False) -> None:
             typer.echo("  " + chosen.citation.strip().replace("\n", "\n  ") + "\n")
 
 
+@app.command("export")
+def export_command(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="BENCHMARK", help="nq, triviaqa, popqa, simpleqa or worldfacts.", show_default=False),
+    ],
+    form: Annotated[
+        str,
+        typer.Option("--format", help="jsonl or parquet: one file; hf: a folder to load or upload as a data set."),
+    ] = "jsonl",
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="test, validation, train, or dropped: the test questions that train states. With hf as often as "
+            "needed. [default: test; with hf train, validation and test]",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File, or folder with hf. [BENCHMARK-SPLIT.FORMAT or BENCHMARK-hf]")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the manifests.", show_default=False)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write questions and answers of our splits, to use them in another suite.
+
+    Examples: `closedbook export popqa` writes `popqa-test.jsonl`; `closedbook export popqa --format hf` writes
+    `popqa-hf/`, which `datasets.load_dataset("./popqa-hf")` loads. A row holds id, benchmark, question, answers (any of
+    them is right) and, where the source has some, metadata. The text is read from the hub or from CLOSEDBOOK_DATA.
+
+    The same request gives the same bytes. An earlier export is replaced, anything else that stands there is not.
+    """
+    from closedbook.harness.export import export
+
+    with people.status("reading and writing"):
+        done = export(name, form, split or (), out, folder)
+    if as_json:
+        print_json(done)
+    else:
+        counts = ", ".join(f"{count:,} {of}" for of, count in done.questions.items())
+        typer.echo(f"{done.path}: {counts} questions of {done.benchmark}")
+
+
 @splits_app.command("build")
 @with_flags("decider", _decider)
 def splits_build(

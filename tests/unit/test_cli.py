@@ -36,6 +36,7 @@ COMMANDS = [
     "demo",
     "data check",
     "data list",
+    "export",
     "splits build",
     "splits check",
     "tasks path",
