@@ -217,6 +217,8 @@ def _require_place(path: Path, form: str, name: str) -> None:
     """Refuse a place where something stands that is no earlier export, or whose name promises another format."""
     if path.suffix in {f".{other}" for other in FORMATS} - {f".{form}"}:
         raise RequestError(f"{path} is named as another format, and --format is {form}; change one of them")
+    if form == "hf" and Path.cwd().is_relative_to(path.resolve()):
+        raise RequestError(f"{path} is the folder that you are in; go out of it, or choose another --out")
     known = {"jsonl": _is_jsonl_export, "parquet": _is_parquet_export, "hf": _is_repository}[form]
     if path.exists() and not known(path, name):
         raise RequestError(

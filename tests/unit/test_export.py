@@ -352,6 +352,15 @@ def test_an_export_of_another_benchmark_is_not_replaced(popqa: Callable[..., Pat
             export("popqa", form, ["train"], out=Path(f"out-{form}"), folder=folder)
 
 
+@pytest.mark.parametrize("out", [".", "../worldfacts-hf", "../worldfacts-hf/data/.."])
+def test_nobodys_working_folder_is_replaced(monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    monkeypatch.chdir(export("worldfacts", "hf").path)
+    before = everything(Path())
+    with pytest.raises(RequestError, match=r"is the folder that you are in; go out of it"):
+        export("worldfacts", "hf", out=Path(out))
+    assert everything(Path.cwd()) == before
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_write_that_fails_leaves_the_earlier_export(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = export("worldfacts", form, ["test"], out=Path("out")).path
