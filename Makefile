@@ -19,6 +19,9 @@ check: setup  ## ruff, ruff format, mypy
 gpu: model  ## the tests that need a CUDA device
 	ci/gpu $(ARGS)
 
+docs:  ## the site over docs/, in build/site
+	ci/docs
+
 mutate: setup  ## mutation tests of the pure modules (long, outside CI); ARGS goes to mutmut
 	ci/mutate $(ARGS)
 
@@ -35,6 +38,6 @@ model: setup  ## the small model of the demo and the tests
 	@.venv/bin/python -m closedbook.harness.small_model
 
 clean:  ## remove what was built here: environments, caches, reports
-	rm -rf .venv .venv-vllm .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov mutants
+	rm -rf .venv .venv-docs .venv-vllm .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov mutants
 
-.PHONY: help demo test check gpu mutate setup vllm-env browser model clean
+.PHONY: help demo test check gpu docs mutate setup vllm-env browser model clean

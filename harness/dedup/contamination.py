@@ -110,7 +110,7 @@ def _dropped(manifests: dict[str, Manifest]) -> list[str]:
 
 def _train_sizes(manifests: dict[str, Manifest]) -> str:
     told = "\n".join(f"- {name}: {len(m.ids('train')):,} ({m.variant})" for name, m in manifests.items())
-    return f"Training questions in use, and what the sources held:\n{told}"
+    return f"Training questions in use, and what the sources held:\n\n{told}"
 
 
 def _by_kind(manifests: dict[str, Manifest]) -> list[str]:
