@@ -137,9 +137,9 @@ def test_the_wheel_carries_its_licence(wheel: Path) -> None:
 
 def test_the_sdist_holds_what_a_build_and_its_tests_need(checkout: Path, built: Path) -> None:
     needed = {"pyproject.toml", "LICENSE", "README.md", "Makefile", "ci/hatch_build.py", "ci/constraints.txt"}
-    sources = {
-        f"{top}/{name}" for top in ("harness", "tasks", "tests", "training") for name in files_under(checkout / top)
-    }
+    needed |= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml", "ci/release"}
+    tops = ("docs", "harness", "tasks", "tests", "training")
+    sources = {f"{top}/{name}" for top in tops for name in files_under(checkout / top)}
     assert needed | sources <= names_in_sdist(built)
 
 
