@@ -22,10 +22,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from functools import cache
+from typing import Any, Literal, get_args
 
 from closedbook.harness.errors import RequestError, Unfinished, WorkError
-from closedbook.harness.judge import Judge, Judgement, JudgeSettings, Tally, Triple, make_judge
+from closedbook.harness.judge import Judge, Judgement, JudgeSettings, Tally, Triple, judge_settings, make_judge
 from closedbook.harness.metrics import Answer, metrics
 from closedbook.harness.prompts import Style, extract_answer
 from closedbook.harness.text import answer_key
@@ -171,6 +172,50 @@ def make_reward(name: RewardName, style: Style = "direct", judging: JudgeSetting
             "reward: judge needs one; set CLOSEDBOOK_JUDGE to rules, openai or vllm, or choose exact_match or contains"
         )
     return Reward(name, style, make_judge(judging), judging.max_failures)
+
+
+def judge_reward(
+    completions: Sequence[Completion],
+    question: Sequence[str] | None = None,
+    answers: Sequence[Sequence[str]] | None = None,
+    **more: Any,
+) -> list[float | None]:
+    """The judge's reward by a dotted name: `trl grpo --reward_funcs closedbook.training.rewards.judge_reward`.
+
+    The judge is the environment's, CLOSEDBOOK_JUDGE and the like, or rules; it is made and tried at the first call.
+
+    Args:
+        completions: Answers to the direct prompt, of which the first line counts: texts or lists of chat messages.
+        question: The question of each, a column of the data set.
+        answers: Its gold answers, a list of texts; another one.
+        more: What else TRL gives.
+
+    Raises:
+        RequestError: A column is missing or holds something else, or the judge's settings are wrong.
+        WorkError: The judge cannot be reached.
+        JudgeUnreliable: It failed on too many of the last answers; CLOSEDBOOK_JUDGE_MAX_FAILURES is their share.
+    """
+    if question is None or answers is None:
+        absent = "question" if question is None else "answers"
+        raise RequestError(
+            f"judge_reward: the data set has no column {absent!r}; it needs prompt, question and answers (a list of "
+            "texts)"
+        )
+    for asked in question:
+        if not isinstance(asked, str):
+            raise RequestError(f"judge_reward: question holds {asked!r}; give each row a text")
+    for golds in answers:
+        if isinstance(golds, str) or not golds or not all(isinstance(gold, str) for gold in golds):
+            raise RequestError(f"judge_reward: answers holds {golds!r:.80}; give each row a list of texts")
+    return _tried(judge_settings(None, "rules"))(completions, question, answers, **more)
+
+
+@cache
+def _tried(judging: JudgeSettings) -> Reward:
+    """The reward of a judge that has graded a known answer; one for all calls, since it counts failures."""
+    reward = make_reward("judge", judging=judging)
+    make_judge(judging).preflight()
+    return reward
 
 
 def completion_text(completion: Completion) -> str:

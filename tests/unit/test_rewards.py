@@ -19,6 +19,7 @@ from closedbook.training.rewards import (
     Reward,
     RewardName,
     completion_text,
+    judge_reward,
     make_reward,
 )
 
@@ -280,6 +281,68 @@ def test_a_judges_reward_needs_a_judge():
 def test_another_reward_is_refused():
     with pytest.raises(RequestError, match=r"^reward: no reward 'bleu'; there are judge, exact_match, contains$"):
         make_reward("bleu")  # type: ignore[arg-type]
+
+
+def environment(monkeypatch, server, **more):
+    """Names a server's judge as the environment does."""
+    named = {"": "openai", "_MODEL": "m", "_BASE_URL": server.url, "_RETRIES": "0", "_CACHE": "off"}
+    for name, value in (named | more).items():
+        monkeypatch.setenv(f"CLOSEDBOOK_JUDGE{name}", value)
+
+
+def test_the_plain_function_rewards_by_rules_where_the_environment_names_no_judge():
+    texts = ["It was William Shakespeare.\nand more", "Marlowe", ""]
+    assert rewards_of(judge_reward, texts) == rewards_of(judge_reward, [chat(text) for text in texts]) == [1, 0, 0]
+    assert judge_reward.__name__ == "judge_reward"  # in TRL's log
+
+
+def test_the_plain_function_asks_the_judge_of_the_environment_and_leaves_its_failures_out(monkeypatch):
+    with JudgeServer(lambda prompt: 500 if "Marlowe" in prompt else "1.0") as server:
+        environment(monkeypatch, server)
+        assert rewards_of(judge_reward, [chat("the Bard"), chat("Marlowe")]) == [1, None]
+
+
+def test_the_plain_function_tries_its_judge_at_the_first_call_only(monkeypatch):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        environment(monkeypatch, server)
+        rewards_of(judge_reward, ["the Bard"])
+        assert len(server.prompts) == 2
+        rewards_of(judge_reward, ["the Swan"])
+        assert len(server.prompts) == 3
+
+
+def test_the_plain_function_stops_the_run_when_failures_pass_the_limit(monkeypatch):
+    with JudgeServer(lambda prompt: "1.0" if "capital of France" in prompt else 500) as server:
+        environment(monkeypatch, server, _MAX_FAILURES="0.002")
+        assert rewards_of(judge_reward, ["a", "b"]) == [None, None]
+        with pytest.raises(JudgeUnreliable, match=r"3 of 3 answers could not be graded .* allows 2 of 1000"):
+            rewards_of(judge_reward, ["c"])
+
+
+def test_the_plain_function_refuses_a_judge_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("CLOSEDBOOK_JUDGE", "openai")
+    with pytest.raises(RequestError, match=r"^judge: openai needs a model"):
+        rewards_of(judge_reward, ["a"])
+
+
+@pytest.mark.parametrize("absent", ["question", "answers"])
+def test_a_data_set_without_a_column_is_refused_by_its_name(absent):
+    columns = {"question": [HAMLET], "answers": [BARD]}
+    del columns[absent]
+    said = f"^judge_reward: the data set has no column '{absent}'; it needs prompt, question and answers"
+    with pytest.raises(RequestError, match=said):
+        judge_reward(completions=["a"], prompts=["p"], **columns)
+
+
+@pytest.mark.parametrize("golds", ["William Shakespeare", [], None, [None]])
+def test_gold_answers_that_are_no_list_of_texts_are_refused(golds):
+    with pytest.raises(RequestError, match=r"^judge_reward: answers holds .*; give each row a list of texts"):
+        rewards_of(judge_reward, ["William Shakespeare"], golds=golds)
+
+
+def test_a_question_that_is_no_text_is_refused():
+    with pytest.raises(RequestError, match=r"^judge_reward: question holds None; give each row a text"):
+        rewards_of(judge_reward, ["William Shakespeare"], question=None)
 
 
 PIECES = [

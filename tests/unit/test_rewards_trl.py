@@ -1,10 +1,14 @@
 """Rewards inside TRL's trainers, run for real on a tiny model: what TRL gives them and what it does with theirs."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.scripts import grpo
 
 from closedbook.harness.judge import JudgeFailure, RulesJudge
 from closedbook.training.advantages import advantages
@@ -99,3 +103,20 @@ def test_a_judge_that_fails_too_often_stops_the_run_before_the_step(make_trainer
         trainer.train()
     assert trainer.state.global_step == 0
     assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.named_parameters())
+
+
+@pytest.mark.parametrize("prompt", [HAMLET, [{"role": "user", "content": HAMLET}]], ids=["base", "chat"])
+def test_trls_own_command_finds_the_reward_by_its_name(tiny_model, tmp_path, monkeypatch, prompt):
+    monkeypatch.setattr(sys, "path", [*sys.path])  # it adds this folder
+    facts = tmp_path / "facts"
+    facts.mkdir()
+    rows = [{"prompt": prompt, **ROW, "question": f"{HAMLET} {n}"} for n in range(4)]
+    (facts / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = f"""--model_name_or_path {tiny_model} --dataset_name {facts} --output_dir {tmp_path / "run"}
+        --reward_funcs closedbook.training.rewards.judge_reward --num_generations 5 --per_device_train_batch_size 20
+        --max_completion_length 3 --max_steps 1 --logging_steps 1 --save_steps 1 --gradient_checkpointing False
+        --disable_tqdm True --report_to none --use_cpu True --bf16 False --dtype float32"""
+    grpo.main(*grpo.make_parser().parse_args_and_config(words.split()))
+    (logged,) = json.loads((tmp_path / "run" / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
+    assert 0 < logged["rewards/judge_reward/mean"] < 1
+    assert logged["answers/failed"] == 0
