@@ -91,3 +91,23 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         whole |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return whole
+
+
+class Difference(NamedTuple):
+    """A setting that is not the same twice."""
+
+    name: str
+    first: Any
+    second: Any
+
+
+def difference(first: Mapping[str, Any], second: Mapping[str, Any], but: Collection[str] = ()) -> Difference | None:
+    """The first setting in which two differ, by its whole name; None where all are alike.
+
+    >>> difference({"model": "a", "judge": {"kind": "rules"}}, {"model": "b", "judge": {"kind": "vllm"}}, ["model"])
+    Difference(name='judge.kind', first='rules', second='vllm')
+    """
+    one, other = flat(first), flat(second)
+    names = sorted((one.keys() | other.keys()) - {*but})
+    found = (Difference(name, one.get(name), other.get(name)) for name in names)
+    return next((each for each in found if each.first != each.second), None)

@@ -50,6 +50,11 @@ class QuestionSamples:
         return sum(len(sample.draws) for sample in self.samples if sample.reward == reward)
 
     @property
+    def doubled(self) -> bool:
+        """Whether two texts have one number, as where two runs wrote at once."""
+        return len({draw for sample in self.samples for draw in sample.draws}) < self.drawn
+
+    @property
     def right(self) -> int:
         """How many samples are right."""
         return self.times(1.0)

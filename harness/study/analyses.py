@@ -17,7 +17,7 @@ from closedbook.harness.compare import Answered, Run, gold_group, how_asked, nam
 from closedbook.harness.compare import flips as flipped
 from closedbook.harness.errors import RequestError
 from closedbook.harness.evaluate import LOCAL_BACKENDS
-from closedbook.harness.fields import flat, public
+from closedbook.harness.fields import difference, flat, public
 from closedbook.harness.pass_at_k import first_k, passes
 from closedbook.harness.sample_store import Head, SampleStore
 from closedbook.harness.samples import QuestionSamples
@@ -77,15 +77,15 @@ def require_alike(first: Path, one: Head, second: Path, other: Head) -> None:
     Raises:
         RequestError: They do.
     """
-    before, now = flat(one.settings), flat(other.settings)
-    for name in sorted(before.keys() | now.keys()):
-        if name not in MAY_DIFFER and before.get(name) != now.get(name):
-            raise RequestError(
-                f"{first} and {second} cannot be laid beside each other: {name} is {before.get(name)!r} and "
-                f"{now.get(name)!r}; make both in the same way"
-            )
+    if found := difference(one.settings, other.settings, MAY_DIFFER):
+        raise RequestError(
+            f"{first} and {second} cannot be laid beside each other: {found.name} is {found.first!r} and "
+            f"{found.second!r}; make both in the same way"
+        )
     if set(one.ids) != set(other.ids):
-        raise RequestError(f"{first} and {second} are of other questions; make both with the same --limit")
+        raise RequestError(
+            f"{first} and {second} are of other questions; make both with the same --limit, and merge shards"
+        )
 
 
 def answers_beside(folder: Path, run: SampleRun, *, cot: bool = False, same_model: bool = True) -> dict[str, Answered]:
