@@ -11,6 +11,8 @@ What would surprise:
 - The number of samples is no part of what they depend on: sample 7 of a question is the same whether 8 or 512 are
   drawn.
 - Neither is the judge, as long as nothing is graded: samples may be drawn today and judged another day.
+- Nor is a shard, which is a choice of questions; but its folder is that shard's and no other one's, so that processes
+  that were given one folder by mistake do not write into it together.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from closedbook.harness.errors import RequestError, one_line
-from closedbook.harness.fields import flat
+from closedbook.harness.fields import difference
 from closedbook.harness.files import renamed_when_whole, write_text
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.samples import QuestionSamples, Sample, joined
+from closedbook.harness.shards import Sharding, read_sharding
 
 VERSION = 1
 MAY_FAIL: float = JudgeSettings.model_fields["max_failures"].default  # share of questions without any verdict
@@ -40,11 +43,13 @@ class Head(NamedTuple):
         settings: All that a record and its grade depend on, besides the question.
         n: Records of each question that were asked for last.
         ids: Of these questions.
+        sharding: Of which questions they are a shard; None where they are all.
     """
 
     settings: Mapping[str, Any]
     n: int
     ids: tuple[str, ...]
+    sharding: Sharding | None = None
 
     @property
     def digest(self) -> str:
@@ -71,25 +76,41 @@ class RecordStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def begin(self, settings: Mapping[str, Any], ids: Sequence[str], n: int) -> None:
+    def begin(self, settings: Mapping[str, Any], ids: Sequence[str], n: int, sharding: Sharding | None = None) -> None:
         """Ask for n records of each of some questions; what is there of the same settings stays.
 
         Args:
             settings: As JSON has them; `judge` is None where nothing is graded.
             ids: Of the questions.
             n: Records of each.
+            sharding: Of which questions they are a shard; None where they are all.
 
         Raises:
-            RequestError: The folder holds records of other settings, or other files.
+            RequestError: The folder holds records of other settings or of another shard, or other files.
             WorkError: It cannot be written.
         """
-        if (self.folder / self.file).exists():
-            self._require_same(settings)
+        self.require(settings, sharding)
+        head = Head(settings, n, tuple(ids))
+        whole = {"version": VERSION, "digest": head.digest, "settings": settings, "n": n, "ids": head.ids}
+        if sharding:
+            whole["shard"] = sharding.stated()
+        write_text(self.folder / self.file, json.dumps(whole, indent=2) + "\n")
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder is one of records."""
+        return (self.folder / self.file).exists()
+
+    def require(self, settings: Mapping[str, Any], sharding: Sharding | None = None) -> None:
+        """See to it that records of such settings can be added to the folder.
+
+        Raises:
+            RequestError: It holds records of other settings or of another shard, or other files.
+        """
+        if self.begun:
+            self._require_same(settings, sharding)
         elif self.folder.is_dir() and any(self.folder.glob("*")):
             raise RequestError(f"{self.folder} holds other files; choose another folder")
-        head = Head(settings, n, tuple(ids))
-        whole = {"version": VERSION, "digest": head.digest, **head._asdict()}
-        write_text(self.folder / self.file, json.dumps(whole, indent=2) + "\n")
 
     def head(self) -> Head:
         """What the folder holds.
@@ -101,8 +122,10 @@ class RecordStore:
         try:
             stated = json.loads(path.read_text(encoding="utf-8"))
             if stated["version"] == VERSION:
-                head = Head(dict(stated["settings"]), int(stated["n"]), tuple(map(str, stated["ids"])))
-                if stated["digest"] == head.digest:
+                sharding = read_sharding(stated["shard"]) if "shard" in stated else None
+                head = Head(dict(stated["settings"]), int(stated["n"]), tuple(map(str, stated["ids"])), sharding)
+                whole = sharding is None or sharding.shard.part(sharding.every) == head.ids
+                if whole and stated["digest"] == head.digest:
                     return head
         except (OSError, ValueError) as error:
             raise RequestError(f"cannot read {path}: {one_line(error)}; {wanted}") from error
@@ -139,18 +162,19 @@ class RecordStore:
                     "held"
                 ) from error
 
-    def _require_same(self, now: Mapping[str, Any]) -> None:
+    def _require_same(self, now: Mapping[str, Any], sharding: Sharding | None) -> None:
         """Refuse other settings by the first one that differs; a judge may join records that have none."""
-        old, new = dict(self.head().settings), json.loads(json.dumps(now))
+        head = self.head()
+        old, new = dict(head.settings), json.loads(json.dumps(now))
         if old.get("judge") is None:
             old["judge"] = new.get("judge")
-        first, second = flat(old), flat(new)
-        for name in sorted(first.keys() | second.keys()):
-            if first.get(name) != second.get(name):
-                raise RequestError(
-                    f"{self.folder} holds {self.records} of other settings: {name} was {first.get(name)!r} and is "
-                    f"{second.get(name)!r}; choose another folder"
-                )
+        for settings, of in ((old, head.sharding), (new, sharding)):
+            settings["shard"] = str(of.shard) if of else None
+        if found := difference(old, new):
+            raise RequestError(
+                f"{self.folder} holds {self.records} of other settings: {found.name} was {found.first!r} and is "
+                f"{found.second!r}; choose another folder"
+            )
 
 
 class SampleStore(RecordStore):
@@ -209,24 +233,38 @@ class SampleStore(RecordStore):
             )
         if head.settings.get("judge") is None:
             raise RequestError(f"{self.folder} holds samples without verdicts; run `closedbook sample` with a judge")
+        return self.complete(wanted)
+
+    def complete(self, wanted: int | None = None) -> list[QuestionSamples]:
+        """All samples that were asked for, by question id, with no gap, and graded if there is a judge.
+
+        Args:
+            wanted: Only so many of each question; None for as many as were asked for.
+
+        Raises:
+            RequestError: Some are missing, or a judge is named and hardly anything is graded.
+        """
+        head = self.head()
+        wanted = head.n if wanted is None else wanted
+        again = f"`{head.sharding.again(self.folder)}`" if head.sharding else "the same `closedbook sample` again"
         found = self.read(wanted)
         short = [id for id in head.ids if id not in found or found[id].drawn < wanted]
         if short:
             raise RequestError(
-                f"{self.folder}: {len(short)} of {len(head.ids)} questions have fewer than {wanted} samples; the same "
-                "`closedbook sample` again draws what is missing"
+                f"{self.folder}: {len(short)} of {len(head.ids)} questions have fewer than {wanted} samples; {again} "
+                "draws what is missing"
             )
-        twice = [id for id in head.ids if len({d for said in found[id].samples for d in said.draws}) < found[id].drawn]
+        twice = [id for id in head.ids if found[id].doubled]
         if twice:
             raise RequestError(
                 f"{self.folder}: {len(twice)} questions have two texts for one sample, as when two runs wrote at once; "
                 "draw into another folder"
             )
         ungraded = sum(found[id].failed == found[id].drawn for id in head.ids)
-        if ungraded > max(1, MAY_FAIL * len(head.ids)):
+        if head.settings.get("judge") is not None and ungraded > max(1, MAY_FAIL * len(head.ids)):
             raise RequestError(
-                f"{self.folder}: {ungraded} of {len(head.ids)} questions have no verdict on any sample; the same "
-                "`closedbook sample` again grades them"
+                f"{self.folder}: {ungraded} of {len(head.ids)} questions have no verdict on any sample; {again} "
+                "grades them"
             )
         return [found[id] for id in sorted(head.ids)]
 

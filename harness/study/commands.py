@@ -24,6 +24,7 @@ from closedbook.harness.judge.settings import JudgeSettings
 
 if TYPE_CHECKING:
     from closedbook.harness.compare import Run
+    from closedbook.harness.study.sample import Drawn
     from closedbook.harness.study.tables import Analysis
 
 
@@ -46,6 +47,13 @@ def sample_command(
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many questions: a random sample, the one of `eval`.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="I/N, such as 2/8: every N-th question only, from the I-th; `closedbook sample-merge` joins all N.",
+            show_default=False,
+        ),
+    ] = None,
     engine: Annotated[str, typer.Option(help="hf (transformers), vllm, or openai (any such server).")] = "hf",
     base_url: Annotated[str, typer.Option(help="The server's address, with --engine openai.")] = "",
     chat: Annotated[
@@ -61,7 +69,10 @@ def sample_command(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the samples; the same one is added to. [runs/sample-MODEL-TASK-SPLIT]"),
+        typer.Option(
+            help="Folder of the samples; the same one is added to. [runs/sample-MODEL-TASK-SPLIT, and -2of8 for a "
+            "shard]"
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -74,6 +85,7 @@ def sample_command(
     from closedbook.harness.errors import RequestError
     from closedbook.harness.judge import make_judge
     from closedbook.harness.sampling import Sampling
+    from closedbook.harness.shards import parse_shard
     from closedbook.harness.study.sample import Request, sample
 
     names: dict[str, Literal["hf", "vllm", "openai"]] = {"hf": "hf", "vllm": "vllm", "openai": "openai"}
@@ -93,10 +105,33 @@ def sample_command(
         limit,
         out,
         allow_contaminated,
+        None if shard is None else parse_shard(shard),
     )
     done = sample(request, settings if grade else None)
     if grade:
         print_spending(make_judge(settings))
+    _show_drawn(done, as_json)
+    if grade:
+        _end_if_too_many(done.counts.ungraded, done.counts.samples, settings, done.folder)
+
+
+def sample_merge_command(
+    out: Annotated[Path, typer.Argument(help="Folder of all samples; one that was merged before is added to.")],
+    shards: Annotated[list[Path], typer.Argument(help="Folders of `closedbook sample --shard`, all of them.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Join the shards of `closedbook sample` into one folder of samples, as one process would have drawn them.
+
+    Example: `closedbook sample MODEL --shard 1/2 --out runs/s1` on one machine, `--shard 2/2 --out runs/s2` on another,
+    then `closedbook sample-merge runs/sample runs/s1 runs/s2`. The shards stay as they are, and merging again is
+    harmless: after a larger -n of all shards it adds the rest.
+    """
+    from closedbook.harness.study.merge import merge
+
+    _show_drawn(merge(out, shards), as_json)
+
+
+def _show_drawn(done: Drawn, as_json: bool) -> None:
     if as_json:
         print_json(
             {"folder": done.folder, "counts": done.counts, "pass_at_k": [point._asdict() for point in done.passes]}
@@ -108,8 +143,6 @@ def sample_command(
                 "pass@k in per cent, with 95 % intervals", ["k", "pass@k"], [[p.k, p.estimate] for p in done.passes]
             )
     people.print(f"samples: {done.folder}", highlight=False, markup=False, soft_wrap=True)
-    if grade:
-        _end_if_too_many(done.counts.ungraded, done.counts.samples, settings, done.folder)
 
 
 @with_flags("settings", judge_flags)

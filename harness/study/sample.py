@@ -1,12 +1,14 @@
 """`closedbook sample`: many answers of a model to each question of a task, graded and kept.
 
 The folder can be added to: more samples with a larger n, more questions without a limit, grades by a judge another day.
+Several processes share the work by shards, each with a folder of its own; `harness.study.merge` joins them.
 What surprises: a question's samples are graded against all its gold answers once for each different text, so that 128
 samples of an easy question cost one verdict.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ from closedbook.harness.questions import Question
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.samples import Counts, QuestionSamples, count
 from closedbook.harness.sampling import Sampling
+from closedbook.harness.shards import Shard, Sharding
 from closedbook.harness.small_model import model_path
 from closedbook.harness.sources import benchmark
 
@@ -44,8 +47,9 @@ class Request:
         base_url: The server's address, with openai.
         chat: Whether to ask through the chat template; "auto" if there is one.
         limit: Questions: the first so many by id, which is a random sample.
-        out: The folder; `runs/sample-MODEL-TASK-SPLIT` unless stated.
+        out: The folder; `runs/sample-MODEL-TASK-SPLIT` unless stated, and for a shard with its name.
         allow_contaminated: Ask a checkpoint questions that it was trained on.
+        shard: Which part of the questions to draw; None for all of them.
     """
 
     model: str
@@ -59,11 +63,13 @@ class Request:
     limit: int | None = None
     out: Path | None = None
     allow_contaminated: bool = False
+    shard: Shard | None = None
 
     @property
     def folder(self) -> Path:
         """Where the samples go."""
-        return self.out or Path("runs") / f"sample-{Path(self.model).name}-{self.task}-{self.split}"
+        part = f"-{self.shard.number}of{self.shard.of}" if self.shard else ""
+        return self.out or Path("runs") / f"sample-{Path(self.model).name}-{self.task}-{self.split}{part}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,39 @@ class Drawn:
     samples: Sequence[QuestionSamples]
     counts: Counts
     passes: Sequence[PassAtK]
+
+
+def command_of(request: Request, judging: JudgeSettings | None) -> str:
+    """The command line of a request, but for its shard and folder: what it states that is no default."""
+    usual, how, plain = Request(request.model), request.sampling, Sampling()
+    flags = [
+        ("--task", request.task, usual.task),
+        ("--split", request.split, usual.split),
+        ("-n", request.n, usual.n),
+        ("--temperature", how.temperature, plain.temperature),
+        ("--top-p", how.top_p, plain.top_p),
+        ("--top-k", how.top_k, plain.top_k),
+        ("--max-new-tokens", how.max_new_tokens, plain.max_new_tokens),
+        ("--seed", how.seed, plain.seed),
+        ("--limit", request.limit, usual.limit),
+        ("--engine", request.engine, usual.engine),
+        ("--base-url", request.base_url, usual.base_url),
+    ]
+    words = ["closedbook", "sample", request.model]
+    words += [word for flag, value, default in flags if value != default for word in (flag, str(value))]
+    words += [] if request.chat == "auto" else ["--chat" if request.chat else "--no-chat"]
+    words += ["--allow-contaminated"] if request.allow_contaminated else []
+    return shlex.join([*words, *(_judge_words(judging) if judging else ["--no-grade"])])
+
+
+def _judge_words(judging: JudgeSettings) -> list[str]:
+    """The flags of a judge; its key is none of them."""
+    own = {"kind": "--judge", "model": "--judge-model", "base_url": "--judge-url"}
+    words: list[str] = []
+    for name, value in judging.model_dump(exclude_defaults=True).items():
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        words += [own[name], text] if name in own else ["--judge-set", f"{name}={text}"]
+    return words
 
 
 def asked_by(task: str) -> tuple[str, Style]:
@@ -104,7 +143,15 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     name, style = asked_by(request.task)
     if request.n < 1:
         raise RequestError(f"-n {request.n}: draw at least one sample")
-    questions = load_questions(name, request.split)[: request.limit]
+    every = load_questions(name, request.split)[: request.limit]
+    questions, sharding = every, None
+    if request.shard:
+        if request.shard.of > len(every):
+            raise RequestError(
+                f"--shard {request.shard}: there are {len(every)} questions; draw them with at most {len(every)} shards"
+            )
+        questions = request.shard.part(every)
+        sharding = Sharding(request.shard, tuple(question.id for question in every), command_of(request, judging))
     path = request.model
     if request.engine != "openai":
         path = untrained(request.model, name, request.split, request.allow_contaminated)
@@ -117,7 +164,7 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     grade = grading(judge, style) if judge else None
     try:
         with alone(request.folder):  # two at once would draw one sample twice
-            store.begin(settings, [question.id for question in questions], request.n)
+            store.begin(settings, [question.id for question in questions], request.n, sharding)
             samples = draw(store, questions, request.n, engine, grade, style, progress=progress)
     except KeyboardInterrupt:
         raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from closedbook.harness.errors import WorkError
 from closedbook.harness.samples import QuestionSamples, Sample, count
+from closedbook.harness.shards import Shard
 from closedbook.harness.text import answer_key
 from closedbook.training.samples import Pair, dpo_pairs, rft_examples
 
@@ -103,3 +104,17 @@ def test_counts_add_up(lines: list[QuestionSamples]) -> None:
     with_both = sum({1.0, 0.0} <= {sample.reward for sample in line.samples} for line in lines)
     assert counts.never_right + counts.always_right + with_both == counts.questions == len(lines)
     assert len({pair.id for pair in pairs_or_none(lines)}) <= with_both
+
+
+@given(st.lists(st.integers(), unique=True), st.integers(1, 9))
+def test_every_question_is_in_one_shard_and_shards_differ_by_one_question_at_most(every: list[int], of: int) -> None:
+    parts = [Shard(number, of).part(every) for number in range(1, of + 1)]
+    assert sorted(item for part in parts for item in part) == sorted(every)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(st.lists(st.integers(), unique=True), st.integers(0, 20), st.integers(1, 9))
+def test_a_shard_of_more_questions_begins_with_that_of_fewer(every: list[int], limit: int, of: int) -> None:
+    for number in range(1, of + 1):
+        few = Shard(number, of).part(every[:limit])
+        assert few == Shard(number, of).part(every)[: len(few)]
