@@ -378,6 +378,9 @@ def attribution_command(
         list[str],
         typer.Option(help="NAME=FOLDER: a model trained on some; several seeds have one name.", show_default=False),
     ],
+    leave_out_absent: Annotated[
+        bool, typer.Option("--leave-out-absent", help="Leave out a part whose folder is not there, and say so.")
+    ] = False,
     task: TaskFlag = None,
     metric: MetricFlag = "judge_correct",
     out: OutFlag = Path("runs/analysis"),
@@ -388,10 +391,17 @@ def attribution_command(
     Example: `closedbook analyze attribution runs/eval/base runs/eval/grpo --part bucket_0=runs/eval/only0 --part
     random_as_0=runs/eval/random0`. A part bucket_X is also compared with a part random_as_X, its control.
     """
+    from closedbook.harness.errors import RequestError
     from closedbook.harness.study.analyses import all_answers
     from closedbook.harness.study.checkpoints import Part, attribution
 
-    names, folders = zip(*map(_named_folder, part), strict=True)
+    named = [_named_folder(text) for text in part]
+    absent = [(name, folder) for name, folder in named if leave_out_absent and not folder.exists()]
+    for name, folder in absent:
+        people.print(f"{name} is left out: there is no {folder}", highlight=False, markup=False, soft_wrap=True)
+    if len(absent) == len(named):
+        raise RequestError("--part: no folder of a part is there; evaluate one first")
+    names, folders = zip(*(of for of in named if of not in absent), strict=True)
     before, whole, *others = map(all_answers, _answers([base, full, *folders], task, metric))
     trained_on = map(_trained_on, folders)
     parts = [Part(*of) for of in zip(names, others, trained_on, strict=True)]

@@ -292,6 +292,19 @@ def test_accuracy_attribution_and_transfer_read_folders_of_evaluations(write_run
     assert (moved["trained on"], moved["gain"], moved["left out"]) == ("popqa", 1.0, 0)
 
 
+def test_a_part_that_is_not_there_is_left_out_only_if_that_was_asked_for(write_run, tmp_path):
+    base, full = (write_run(tmp_path / f"{value}", {"q1": value, "q2": value}) for value in (0.0, 1.0))
+    absent = ("--part", f"bucket_1={tmp_path / 'absent'}")
+    words = ("attribution", base, full, *absent, "--out", tmp_path / "out", "--json")
+    there = ("--part", f"bucket_0={full}")
+    with pytest.raises(RequestError, match="absent"):
+        invoke(*words, *there)
+    rows = json.loads(invoke(*words, *there, "--leave-out-absent"))["rows"]
+    assert [row["trained on"] for row in rows] == ["all", "bucket_0"]
+    with pytest.raises(RequestError, match="--part: no folder of a part is there"):
+        invoke(*words, "--leave-out-absent")
+
+
 def test_a_part_without_a_name_and_a_task_that_nobody_answered_are_refused(write_run, tmp_path):
     base = write_run(tmp_path / "base", {"q1": 0.0})
     with pytest.raises(RequestError, match="is no NAME=FOLDER"):
