@@ -224,6 +224,7 @@ READ_BY: Mapping[str, tuple[Method, ...]] = {
 # What may change while a run goes on: none of it decides what the model learns.
 MAY_CHANGE = (
     *("output_dir", "watch", "report_to", "save.keep", "save.when_finished", "vllm.url", "vllm.memory_share"),
+    "subset.buckets",  # a checkpoint has the ids themselves
     *(f"judge.{name}" for name in ("base_url", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout")),
     *(f"judge.{name}" for name in ("retries", "price_in", "price_out", "budget", "max_failures", "cache")),
     *(f"judge.{name}" for name in ("memory_share", "context")),

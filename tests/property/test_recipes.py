@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from closedbook.harness.errors import RequestError
-from closedbook.training.recipes import Recipe, load_recipe, recipe_names, resolve, to_yaml
+from closedbook.training.recipes import Recipe, inline, load_recipe, recipe_names, resolve, to_yaml
 
 QUESTIONS, ROLLOUTS, DEVICES = st.integers(1, 200), st.integers(2, 16), st.integers(1, 72)
 STATED = st.none() | st.integers(1, 72)
@@ -100,3 +102,28 @@ def test_a_resolved_recipe_reads_back_as_itself(
     path = tmp_path_factory.mktemp("resolved") / "recipe.yaml"
     path.write_text(to_yaml(recipe))
     assert load_recipe(str(path)) == recipe
+
+
+WORDS = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp", "Cn", "Co"], exclude_characters="\ufeff")
+)
+
+
+@given(WORDS)
+def test_a_text_is_read_as_it_was_written_alone_and_in_a_section(text: str) -> None:
+    changes = [f"output_dir={inline(text)}", f"subset={inline({'ids': f'/{text}', 'random': True})}"]
+    recipe = load_recipe("grpo_cpu", changes)
+    assert recipe.output_dir == text and recipe.subset and recipe.subset.random
+    assert recipe.subset.ids == str(Path(f"/{text}"))
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "1e-6", "null", "true", "a #b", "'it", "a, b", "{", "", " a", "2020-01-01", "---"]
+)
+def test_what_yaml_would_read_otherwise_is_quoted(text: str) -> None:
+    assert inline(text) == json.dumps(text)
+
+
+@pytest.mark.parametrize("text", ["runs/x", "/a/b-c_d.e", "Qwen/Qwen2.5-7B", "mit Leerzeichen", "https://a/v1"])
+def test_plain_words_stay_plain(text: str) -> None:
+    assert inline(text) == text

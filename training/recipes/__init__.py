@@ -12,10 +12,11 @@ misleads whoever reads the recipe.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -33,6 +34,7 @@ __all__ = [
     "Recipe",
     "changes",
     "check_recipe",
+    "inline",
     "judge_of",
     "load_recipe",
     "published",
@@ -192,6 +194,21 @@ def _override(text: str) -> dict[str, Any]:
             f"override {text!r} is not understood; write key=value, such as max_steps=2 or judge.model=M"
         )
     return reduce(lambda inner, section: {section: inner}, reversed(sections), {last: parsed})
+
+
+def inline(value: Any) -> str:
+    """A value as `key=value` takes it: words that YAML reads as they stand are plain, and all else is JSON."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {inline(of)}' for name, of in value.items())}}}"
+    return value if isinstance(value, str) and _is_plain(value) else json.dumps(value, ensure_ascii=False)
+
+
+@cache
+def _is_plain(text: str) -> bool:
+    try:
+        return [yaml.load(form, _Loader) for form in (text, f"[{text}]")] == [text, [text]]
+    except (yaml.YAMLError, ValueError):
+        return False
 
 
 def _overlay(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
