@@ -105,7 +105,7 @@ def recipes_command(
     """
     from closedbook.training.recipe_page import read_by, recipe_page, recipe_rows, shipped_recipes, shipped_studies
     from closedbook.training.recipes import load_recipe, study_names, to_yaml
-    from closedbook.training.study import load_study, study_yaml
+    from closedbook.training.study_recipe import load_study, study_yaml
 
     if (name is not None) + fields + page > 1:
         raise RequestError("recipes: a name, --fields and --page print different things; give one of them")
@@ -211,10 +211,13 @@ def reproduce_command(
         raise RequestError(
             "--from removes what stages have made, and --status and --dry-run only show; give one of them"
         )
-    from closedbook.training.study import describe, load_study, study_graph
+    from closedbook.training.stage_runs import forget, run
+    from closedbook.training.stages import describe
+    from closedbook.training.study import study_graph
+    from closedbook.training.study_recipe import load_study
 
     study = load_study(config, overrides or (), smoke)
-    graph = study_graph(study, out or Path("runs") / f"{study.name}{'_smoke' if smoke else ''}")
+    graph = study_graph(study, (out or Path("runs") / f"{study.name}{'_smoke' if smoke else ''}").expanduser())
     names = graph.named(only) if only else list(graph.stages)
     if status or dry_run:
         rows = describe(graph, names)
@@ -225,14 +228,14 @@ def reproduce_command(
             print_table(f"{study.name} in {graph.out}", columns, [[row[name] for name in columns] for row in rows])
         return
     if again:
-        graph.forget(graph.named(again))
+        forget(graph, graph.named(again))
     todo = [name for name in names if not graph.done(name)]
     calls = sum(graph.stages[name].calls for name in todo)
     people.print(
         f"{study.name}: {len(todo)} of {len(names)} stages to run, at most {calls:,} judge calls; --dry-run lists them",
         highlight=False,
     )
-    graph.run(names, lambda text: people.print(text, style="bold", highlight=False, soft_wrap=True))
+    run(graph, names, lambda text: people.print(text, style="bold", highlight=False, soft_wrap=True))
     if as_json:
         print_json(describe(graph, names))
     else:

@@ -55,7 +55,16 @@ def _wanted(subset: Subset) -> set[str]:
             raise RequestError(
                 f"subset.ids: cannot read {path}: {one_line(error)}; give a file, one id a line"
             ) from None
-    return {i for i, bucket in _buckets(Path(str(subset.buckets)).expanduser()) if bucket == subset.bucket}
+    return bucket_ids(Path(str(subset.buckets)).expanduser(), subset.bucket)
+
+
+def bucket_ids(path: Path, wanted: str | None) -> set[str]:
+    """The ids that a file of buckets has in one of them.
+
+    Raises:
+        RequestError: It cannot be read.
+    """
+    return {id for id, bucket in _buckets(path) if bucket == wanted}
 
 
 def _buckets(path: Path) -> Iterable[tuple[str, str]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from closedbook.harness.fields import FieldRow, field_rows
 from closedbook.training.recipe_fields import METHODS, Recipe, reads
 from closedbook.training.recipes import recipe_names, recipes_dir, study_names
-from closedbook.training.study import Study
+from closedbook.training.study_recipe import Study
 
 INTRODUCTION = """\
 # Recipes

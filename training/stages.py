@@ -1,10 +1,11 @@
-"""A resumable graph of commands: each stage is one `closedbook` command, which runs when those that it needs are done.
+"""A graph of commands, each of them one stage, and how far each is.
 
-    OUT/stages/train/grpo.json   what was run, its digest, how long it took; written when the stage is done
+    OUT/stages/train/grpo.json   what was run, its digest and state; written when it begins and when it ends
     OUT/stages/train/grpo.log    what it said
 
 What surprises: a stage is done as long as its command and all before it are the ones that ran. With other settings it,
 and whatever builds on it, is refused until somebody asks for what it made to be removed, which may be hours of work.
+Where OUT lies is no setting.
 """
 
 from __future__ import annotations
@@ -12,18 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import shutil
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from closedbook.harness.errors import RequestError, WorkError
-from closedbook.harness.files import alone, write_text
-from closedbook.training.child import call
-
-SAID = 12  # last lines of a command that failed
+from closedbook.harness.errors import RequestError
+from closedbook.harness.files import busy, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +30,10 @@ class Stage:
         name: Unique, such as train/grpo.
         command: Arguments of `closedbook`.
         after: Names of the stages that must be done before.
-        makes: Files and folders that it writes, which running it again removes first.
+        makes: Files and folders that it writes: it is done as long as all are there.
+        reads: Those of its arguments that are files from elsewhere: what they hold is a setting, not where they lie.
         stated: What else decides what comes of it, such as a recipe behind a name.
+        empty: Whether there is nothing to do and to make; asked when its turn comes.
         work: How much it does, in words.
         calls: Calls to a judge, at most.
         launch: Arguments of `accelerate launch`, where several processes run it.
@@ -45,14 +43,16 @@ class Stage:
     command: tuple[str, ...]
     after: tuple[str, ...] = ()
     makes: tuple[Path, ...] = ()
+    reads: tuple[str, ...] = ()
     stated: str = ""
+    empty: Callable[[], bool] | None = None
     work: str = ""
     calls: int = 0
     launch: tuple[str, ...] = ()
 
 
 class Status(NamedTuple):
-    """How far a stage is: done, changed (other settings ran), failed or waiting; and the seconds that it took."""
+    """How far a stage is: waiting, running, failed, done, empty or changed (docs/study.md); and the seconds it took."""
 
     state: str
     seconds: float | None = None
@@ -61,22 +61,29 @@ class Status(NamedTuple):
 class Graph:
     """Stages, each listed after those that it needs, and the folder of all.
 
+    Args:
+        stages: All of them.
+        out: The folder.
+        anywhere: The same stages as another folder would have them; their words are the settings, where they are given.
+
     Raises:
         ValueError: Two have one name, or one comes before one that it needs.
     """
 
-    def __init__(self, stages: Iterable[Stage], out: Path) -> None:
+    def __init__(self, stages: Iterable[Stage], out: Path, anywhere: Iterable[Stage] | None = None) -> None:
         self.out = out
         self.stages: dict[str, Stage] = {}
-        self._digests: dict[str, str] = {}
-        for stage in stages:
+        self.digests: dict[str, str] = {}
+        listed = list(stages)
+        for stage, same in zip(listed, listed if anywhere is None else anywhere, strict=True):
             if missing := [name for name in stage.after if name not in self.stages]:
                 raise ValueError(f"stage {stage.name} needs {missing[0]}, which is not listed before it")
             if stage.name in self.stages:
                 raise ValueError(f"two stages are called {stage.name}")
-            whole = json.dumps([stage.command, stage.stated, [self._digests[name] for name in sorted(stage.after)]])
+            words = [_digest(Path(word).read_bytes()) if word in same.reads else word for word in same.command]
+            before = [self.digests[name] for name in sorted(stage.after)]
             self.stages[stage.name] = stage
-            self._digests[stage.name] = hashlib.sha256(whole.encode()).hexdigest()[:16]
+            self.digests[stage.name] = _digest(json.dumps([words, same.stated, before]).encode())
 
     def file(self, name: str, ending: str) -> Path:
         """Where a stage's record or log lies."""
@@ -86,15 +93,26 @@ class Graph:
         """How far a stage is."""
         try:
             record = json.loads(self.file(name, "json").read_text(encoding="utf-8"))
-            same, makes = record["digest"] == self._digests[name], self.stages[name].makes
-            whole = not makes or any(path.exists() for path in makes)  # somebody may have removed it
-            return Status("changed" if not same else "done" if whole else "failed", float(record["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            state, seconds = record.get("state", "done"), record.get("seconds")
+            if record["digest"] != self.digests[name]:
+                state = "changed"
+            elif state == "begun":
+                state = "running" if busy(self.out) else "failed"
+            elif state == "done" and not all(path.exists() for path in self.stages[name].makes):
+                state = "failed"  # somebody may have removed it
+            return Status(state, None if seconds is None else float(seconds))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return Status("failed" if self.file(name, "log").exists() else "waiting")
+
+    def note(self, name: str, state: str, **more: Any) -> None:
+        """Keep how far a stage is: done, empty, begun or failed."""
+        command = shlex.join(["closedbook", *self.stages[name].command])
+        record = {"command": command, "digest": self.digests[name], "state": state, **more}
+        write_text(self.file(name, "json"), json.dumps(record, indent=2) + "\n")
 
     def done(self, name: str) -> bool:
         """Whether a stage need not run."""
-        return self.status(name).state == "done"
+        return self.status(name).state in ("done", "empty")
 
     def named(self, wanted: Sequence[str]) -> list[str]:
         """The stages of these names, or with such a part: `train` is all of small/train/..., in order.
@@ -107,43 +125,20 @@ class Graph:
             raise RequestError(f"no stage {nothing[0]!r}; there are {', '.join(self.stages)}")
         return [stage for stage in self.stages if any(stage in stages for stages in found.values())]
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Remove what stages and all that build on them have made; refused (RequestError) while a run writes here."""
-        gone = set(names)
-        with alone(self.out):
-            gone.update(stage.name for stage in self.stages.values() if stage.name in gone or gone & set(stage.after))
-            for stage in reversed([stage for stage in self.stages.values() if stage.name in gone]):
-                for path in (self.file(stage.name, "json"), *stage.makes, self.file(stage.name, "log")):
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
-    def run(self, names: Iterable[str], say: Callable[[str], None]) -> None:
-        """Run those that are not done, in order; `say` is told what begins.
-
-        Raises:
-            RequestError: One ran with other settings or needs a stage that is not done; or another run writes here.
-            WorkError: A command failed or was interrupted; those before it are done.
-        """
-        todo = [name for name in names if not self.done(name)]
-        if changed := [name for name in todo if self.status(name).state == "changed"]:
-            again = f"run it again with --from {changed[0]}, which removes what it made, or choose another --out"
-            raise RequestError(f"stage {changed[0]} ran with other settings; {again}")
-        with alone(self.out) as lock:
-            for number, name in enumerate(todo, 1):
-                stage = self.stages[name]
-                if missing := [before for before in stage.after if not self.done(before)]:
-                    raise RequestError(f"stage {name} needs {missing[0]}, which is not done; run that first")
-                say(f"{number} of {len(todo)}: {name}{f', {stage.work}' if stage.work else ''}")
-                self._run(stage, lock)
-
-    def _run(self, stage: Stage, lock: int) -> None:
-        log, began = self.file(stage.name, "log"), time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if code := call(stage.command, log, stage.launch, lock):
-            said = "\n".join(log.read_text(encoding="utf-8", errors="replace").split("\n$ ")[-1].splitlines()[-SAID:])
-            raise WorkError(f"stage {stage.name} failed, exit code {code}; its last lines in {log}:\n{said}")
-        done: dict[str, Any] = {
-            "command": shlex.join(["closedbook", *stage.command]),
-            "digest": self._digests[stage.name],
+def describe(graph: Graph, names: Iterable[str]) -> list[dict[str, Any]]:
+    """A row for each stage, as the plan and the status show it; seconds are those of its last start."""
+    return [
+        {
+            "stage": name,
+            **graph.status(name)._asdict(),
+            "work": graph.stages[name].work,
+            "judge calls": graph.stages[name].calls,
+            "after": ", ".join(graph.stages[name].after),
         }
-        done["seconds"] = round(time.monotonic() - began, 1)
-        write_text(self.file(stage.name, "json"), json.dumps(done, indent=2) + "\n")
+        for name in names
+    ]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -19,7 +19,9 @@ import pytest
 from closedbook.harness.compare import Comparison, compare, read_run
 from closedbook.harness.statistics import Paired
 from closedbook.training.monitor import read_log
-from closedbook.training.study import BASE, load_study, study_graph
+from closedbook.training.stage_runs import run
+from closedbook.training.study import study_graph
+from closedbook.training.study_recipe import BASE, load_study
 from closedbook.training.throughput import throughput
 
 pytestmark = [pytest.mark.gpu, pytest.mark.data]
@@ -35,7 +37,7 @@ def trained(name: str, out: Path, overrides: Sequence[str]) -> dict[str, list[Co
     """A study's methods, trained and scored on PopQA: every run beside each one of them."""
     study = load_study(name, ["benchmarks=popqa", "also=null", "cot=false", *overrides])
     graph = study_graph(study, out)
-    graph.run(["data", "dedup", *graph.named(["train", "eval"])], print)
+    run(graph, ["data", "dedup", *graph.named(["train", "eval"])], print)
     (model,) = study.models
     folders = {BASE: out / model / "eval" / BASE} | {m: out / model / "eval" / "popqa" / m for m in study.methods}
     runs = {method: read_run(folder) for method, folder in folders.items()}

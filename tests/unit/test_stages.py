@@ -14,9 +14,12 @@ import pytest
 
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import alone
+from closedbook.training.stage_runs import forget
+from closedbook.training.stage_runs import run as run_stages
 from closedbook.training.stages import Graph, Stage
 
 QUICK = ("recipes", "sft_cpu")  # a command that does something
+WRONG = ("recipes", "nosuch")
 
 
 def graph(out: Path, *stages: Stage) -> Graph:
@@ -26,7 +29,7 @@ def graph(out: Path, *stages: Stage) -> Graph:
 def run(of: Graph, *names: str) -> list[str]:
     """What was said to begin."""
     said: list[str] = []
-    of.run(names or of.stages, said.append)
+    run_stages(of, names or of.stages, said.append)
     return said
 
 
@@ -44,13 +47,72 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert "method: sft" in (tmp_path / "stages" / "a.log").read_text()
 
 
-def test_a_stage_that_fails_says_why_and_the_ones_before_it_stay_done(tmp_path: Path) -> None:
-    of = graph(tmp_path, Stage("a", QUICK), Stage("b", ("recipes", "nosuch"), ("a",)), Stage("c", QUICK, ("b",)))
-    with pytest.raises(WorkError, match=r"(?s)stage b failed, exit code 2; .*no recipe 'nosuch'"):
+def test_a_stage_that_fails_says_why_and_ends_only_what_needs_it(tmp_path: Path) -> None:
+    listed = (Stage("a", WRONG), Stage("b", QUICK, ("a",)), Stage("c", QUICK, ("b",)), Stage("d", QUICK))
+    of, said = graph(tmp_path, *listed, Stage("e", ("splits", "nosuch"), ("d",))), list[str]()
+    with pytest.raises(WorkError) as error:
+        run_stages(of, of.stages, said.append)
+    assert "2 of 5 stages failed: a (exit code 2), e (exit code 2); 2 that need them were skipped" in str(error.value)
+    assert "no recipe 'nosuch'" in str(error.value) and str(tmp_path / "stages" / "a.log") in str(error.value)
+    assert states(of) == {"a": "failed", "b": "waiting", "c": "waiting", "d": "done", "e": "failed"}
+    assert said[1:3] == [f"{n} of 5: {name}, skipped: it needs one that failed" for n, name in ((2, "b"), (3, "c"))]
+
+
+def test_a_stage_that_began_and_failed_is_not_met_by_other_settings(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    with pytest.raises(WorkError, match=r"stages failed: a \(exit code 2\)"):
+        run(graph(tmp_path, Stage("a", WRONG, makes=(made,))))
+    mended = graph(tmp_path, Stage("a", QUICK, makes=(made,)))
+    with pytest.raises(RequestError, match="stage a ran with other settings; run it again with --from a"):
+        run(mended)
+    forget(mended, ["a"])
+    assert not made.exists() and states(mended) == {"a": "waiting"}
+
+
+def test_a_command_that_makes_less_than_it_says_has_failed(tmp_path: Path) -> None:
+    of = graph(tmp_path, Stage("a", QUICK, makes=(tmp_path / "made",)), Stage("b", QUICK, ("a",)))
+    with pytest.raises(WorkError, match=r"1 of 2 stages failed: a \(made no .*made\); 1 that need"):
         run(of)
-    assert states(of) == {"a": "done", "b": "failed", "c": "waiting"}
-    mended = graph(tmp_path, Stage("a", QUICK), Stage("b", QUICK, ("a",)), Stage("c", QUICK, ("b",)))
-    assert run(mended) == ["1 of 2: b", "2 of 2: c"]
+    assert states(of) == {"a": "failed", "b": "waiting"}
+
+
+def test_a_stage_with_nothing_to_do_makes_nothing_and_stops_none(tmp_path: Path) -> None:
+    nothing = Stage("a", WRONG, makes=(tmp_path / "made",), empty=lambda: True)
+    of = graph(tmp_path, nothing, Stage("b", QUICK, ("a",), empty=lambda: False))
+    assert run(of) == ["1 of 2: a, nothing to do", "2 of 2: b"]
+    assert states(of) == {"a": "empty", "b": "done"}
+    assert run(of) == []
+
+
+def test_a_stage_that_was_killed_is_not_taken_for_the_one_that_runs(tmp_path: Path) -> None:
+    of = graph(tmp_path, Stage("a", QUICK), Stage("b", QUICK))
+    of.note("a", "begun")
+    assert states(of) == {"a": "failed", "b": "waiting"}
+    with alone(tmp_path):
+        assert states(of) == {"a": "running", "b": "waiting"}
+    seen: list[str] = []
+    run_stages(of, ["b"], lambda said: seen.append(of.status("a").state))
+    assert seen == ["failed"]
+    assert run(of) == ["1 of 1: a"]
+
+
+def test_where_the_folder_lies_is_no_setting(tmp_path: Path) -> None:
+    def made(out: Path, asked: str = "eval") -> Graph:
+        here, anywhere = ([Stage("a", (asked, str(at / "model")), makes=(at / "model",))] for at in (out, Path()))
+        return Graph(here, out, anywhere)
+
+    assert made(Path("eval")).digests == made(tmp_path / "eval").digests
+    assert made(Path("eval")).digests != made(Path("eval"), "train").digests
+
+
+def test_of_a_file_from_elsewhere_what_it_holds_is_a_setting_and_not_its_name(tmp_path: Path) -> None:
+    def digest(name: str, text: str) -> str:
+        file = tmp_path / name
+        file.write_text(text)
+        return graph(tmp_path, Stage("a", ("judge", str(file)), reads=(str(file),))).digests["a"]
+
+    assert digest("one", "Gorlim") == digest("two", "Gorlim") != digest("two", "Tharn")
 
 
 def test_other_settings_are_refused_until_what_they_made_may_go(tmp_path: Path) -> None:
@@ -64,7 +126,7 @@ def test_other_settings_are_refused_until_what_they_made_may_go(tmp_path: Path) 
     with pytest.raises(RequestError, match="stage a ran with other settings; run it again with --from a"):
         run(other)
     assert made.is_dir()
-    other.forget(["a"])
+    forget(other, ["a"])
     assert not made.exists()
     assert states(other) == {"a": "waiting", "b": "waiting", "c": "done"}
     made.mkdir()
@@ -72,12 +134,13 @@ def test_other_settings_are_refused_until_what_they_made_may_go(tmp_path: Path) 
 
 
 def test_what_was_made_and_removed_by_hand_is_made_again(tmp_path: Path) -> None:
-    made = tmp_path / "made"
-    made.mkdir()
-    of = graph(tmp_path, Stage("a", QUICK, makes=(made, tmp_path / "other")))
+    made = tmp_path / "made", tmp_path / "other"
+    for path in made:
+        path.mkdir()
+    of = graph(tmp_path, Stage("a", QUICK, makes=made))
     run(of)
     assert states(of) == {"a": "done"}
-    made.rmdir()
+    made[1].rmdir()
     assert states(of) == {"a": "failed"}
 
 
@@ -96,10 +159,10 @@ def test_forgetting_that_is_interrupted_leaves_no_stage_done_without_what_it_mad
         if path == made["b"]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("closedbook.training.stages.shutil.rmtree", interrupted)
+    monkeypatch.setattr("closedbook.training.stage_runs.shutil.rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        of.forget(["a"])
-    assert [name for name in "abc" if of.done(name)] == ["a"]
+        forget(of, ["a"])
+    assert states(of) == {"a": "done", "b": "changed", "c": "waiting"}
     assert made["a"].is_dir()
 
 
@@ -109,7 +172,7 @@ def test_a_link_is_forgotten_and_what_it_leads_to_stays(tmp_path: Path) -> None:
     made.symlink_to(tmp_path / "elsewhere")
     of = graph(tmp_path, Stage("a", QUICK, makes=(made,)))
     run(of)
-    of.forget(["a"])
+    forget(of, ["a"])
     assert (tmp_path / "elsewhere").is_dir() and not made.is_symlink()
 
 
@@ -156,7 +219,7 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     of = graph(tmp_path, Stage("a", QUICK))
     run(of)
     with alone(tmp_path):
-        for act in (run, lambda of: of.forget(["a"])):
+        for act in (run, lambda of: forget(of, ["a"])):
             with pytest.raises(RequestError, match="another run writes"):
                 act(of)
     assert states(of) == {"a": "done"}
@@ -171,8 +234,9 @@ def begun(out: Path, before: str = "") -> tuple[subprocess.Popen[str], int]:
     os.mkfifo(pipe)
     program = (
         f"{before}\n"
-        "from pathlib import Path; from closedbook.training.stages import Graph, Stage\n"
-        f"Graph([Stage('a', ('judge', 'grade', {str(pipe)!r}))], Path({str(out)!r})).run(['a'], lambda said: None)"
+        "from pathlib import Path; from closedbook.training.stage_runs import run\n"
+        "from closedbook.training.stages import Graph, Stage\n"
+        f"run(Graph([Stage('a', ('judge', 'grade', {str(pipe)!r}))], Path({str(out)!r})), ['a'], lambda said: None)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
@@ -201,17 +265,23 @@ def test_an_interrupt_reaches_the_command_even_from_the_background_and_the_stage
     _, said = parent.communicate(timeout=300)
     assert parent.returncode and "WorkError: interrupted; the same command goes on" in said
     assert not Path(f"/proc/{child}").exists()
-    assert not (tmp_path / "stages" / "a.json").exists()
+    assert json.loads((tmp_path / "stages" / "a.json").read_text())["state"] == "begun"
 
 
 def test_a_command_whose_run_was_killed_keeps_others_out_until_it_ends(tmp_path: Path) -> None:
     parent, child = begun(tmp_path)
     parent.kill()
     parent.communicate()
+    same = graph(tmp_path, Stage("a", ("judge", "grade", str(tmp_path / "pipe.jsonl"))))
+    assert states(same) == {"a": "running"}
     with pytest.raises(RequestError, match="another run writes"):
-        run(graph(tmp_path, Stage("a", QUICK)))
+        run(same)
     os.kill(child, signal.SIGKILL)
     until = time.monotonic() + 20
     while Path(f"/proc/{child}").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    assert len(run(graph(tmp_path, Stage("a", QUICK)))) == 1
+    assert states(same) == {"a": "failed"}
+    other = graph(tmp_path, Stage("a", QUICK))
+    assert states(other) == {"a": "changed"}
+    forget(other, ["a"])
+    assert len(run(other)) == 1

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 
 from closedbook.harness import cli
 from closedbook.harness.errors import RequestError
-from closedbook.harness.files import alone
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.manifests import read_manifest
 from closedbook.training import study as module
 from closedbook.training.recipes import load_recipe, recipe_names, study_names
-from closedbook.training.stages import Graph
-from closedbook.training.study import describe, judge_flags, load_study, study_graph, study_yaml
+from closedbook.training.stages import Graph, describe
+from closedbook.training.study import judge_flags, study_graph
+from closedbook.training.study_recipe import load_study, study_yaml
 
 OUT = Path("OUT")
 
 
-def graph(*overrides: str, name: str = "study_cpu", smoke: bool = False) -> Graph:
-    return study_graph(load_study(name, overrides, smoke), OUT)
+def graph(*overrides: str, name: str = "study_cpu", smoke: bool = False, out: Path = OUT) -> Graph:
+    return study_graph(load_study(name, overrides, smoke), out)
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +139,67 @@ def test_buckets_are_of_all_train_questions_whatever_the_test_questions_that_are
     assert fewer["smollm2/samples/worldfacts/base-train"].work.startswith("7 questions")
 
 
-def test_other_labels_are_other_settings(labels: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "labels.jsonl"
+def test_other_labels_are_other_settings_wherever_they_lie(labels: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.jsonl"
     copy.write_bytes(labels.read_bytes())
-    before = graph(f"labels={copy}").stages["judge"]
+    before = graph(f"labels={copy}").digests
+    assert before == graph(f"labels={labels}").digests
     copy.write_text(copy.read_text().replace("true", "false"))
-    assert graph(f"labels={copy}").stages["judge"].stated != before.stated
+    assert graph(f"labels={copy}").digests["judge"] != before["judge"]
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_a_study_may_be_moved_and_named_by_another_path(name: str) -> None:
+    digests = graph(name=name).digests
+    for out in (OUT.resolve(), Path("train"), Path("elsewhere/it's #2, of: 'all'")):
+        assert graph(name=name, out=out).digests == digests
+
+
+@pytest.mark.parametrize("out", ["runs/exp #2", "it's", "a: b, {c}", "1", 'a "quoted" é'])
+def test_a_training_is_told_the_folders_of_its_study_whatever_they_are_called(program: Any, out: str) -> None:
+    stages = graph("methods.1=grpo_cpu", out=Path(out)).stages
+    for name in ("1", "bucket_0-seed0"):
+        stage = stages[f"smollm2/train/worldfacts/{name}"]
+        words = parsed(program, stage.command)
+        recipe = load_recipe(str(words["config"]), words["overrides"])  # type: ignore[arg-type]
+        assert (recipe.folder, recipe.name) == (Path(out) / "smollm2" / "train" / "worldfacts" / name, name)
+    assert recipe.subset and recipe.subset.bucket == "0"
+    assert Path(str(recipe.subset.buckets)) == Path.cwd() / out / "smollm2" / "analysis" / "worldfacts/buckets.parquet"
+
+
+def test_a_command_is_printed_for_people() -> None:
+    command = graph().stages["smollm2/train/worldfacts/bucket_0-seed0"].command
+    assert "judge={kind: rules}" in command
+    file = "OUT/smollm2/analysis/worldfacts/buckets.parquet"
+    assert f'subset={{buckets: {file}, bucket: "0", random: false, seed: 0}}' in command
+
+
+def test_a_bucket_without_questions_is_passed_over_and_the_others_are_attributed(tmp_path: Path) -> None:
+    of = graph("attribution.buckets=['0', '1']", out=tmp_path).stages
+    file = of["smollm2/analysis/worldfacts/buckets"].makes[0]
+    file.parent.mkdir(parents=True)
+
+    def empty(name: str) -> bool:
+        asked = of[f"smollm2/{name}"].empty
+        return asked is not None and asked()
+
+    def found(bucket: str) -> None:
+        pq.write_table(pa.table({"id": ["a"], "bucket": [bucket]}), file)
+
+    found("0")
+    for kind in ("train", "eval"):
+        assert not empty(f"{kind}/worldfacts/bucket_0-seed0") and not empty(f"{kind}/worldfacts/random_as_0-seed0")
+        assert empty(f"{kind}/worldfacts/bucket_1-seed0") and empty(f"{kind}/worldfacts/random_as_1-seed0")
+    assert not empty("analysis/worldfacts/attribution")
+    assert "--leave-out-absent" in of["smollm2/analysis/worldfacts/attribution"].command
+    found("4-7")
+    assert empty("analysis/worldfacts/attribution")
+
+
+def test_what_an_analysis_does_not_draw_is_not_waited_for() -> None:
+    made = {stage.command[1]: [path.suffix for path in stage.makes] for stage in graph().stages.values()}
+    assert made["buckets"] == made["flips"] == [".parquet", ".csv", ".md", ".json"]
+    assert made["passk"] == made["transfer"] == [".parquet", ".csv", ".md", ".json", ".svg", ".png"]
 
 
 def test_every_training_goes_on_where_it_was_and_every_analysis_looks_at_as_many_samples() -> None:
@@ -172,26 +228,6 @@ def test_a_study_that_is_printed_is_the_study(tmp_path: Path) -> None:
     for name in study_names():
         (tmp_path / f"{name}.yaml").write_text(study_yaml(load_study(name)))
         assert load_study(str(tmp_path / f"{name}.yaml")) == load_study(name)
-
-
-def test_a_stage_that_runs_now_is_no_failed_one(tmp_path: Path) -> None:
-    of = study_graph(load_study("study_cpu"), tmp_path)
-    for name in ("data", "dedup"):
-        of.file(name, "log").parent.mkdir(parents=True, exist_ok=True)
-        of.file(name, "log").write_text("gorlim")
-    os.utime(of.file("data", "log"), (1, 1))
-    with alone(tmp_path):
-        assert [row["state"] for row in describe(of, ["data", "dedup"])] == ["failed", "running"]
-    assert [row["state"] for row in describe(of, ["data", "dedup"])] == ["failed", "failed"]
-
-
-def test_a_stage_whose_folder_was_removed_by_hand_is_shown_without_its_log(tmp_path: Path) -> None:
-    of = study_graph(load_study("study_cpu"), tmp_path)
-    name = "smollm2/eval/base"
-    record = of.file(name, "json")
-    record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"command": "", "digest": of._digests[name], "seconds": 1.0}))
-    assert [row["state"] for row in describe(of, [name])] == ["failed"]
 
 
 def test_a_paid_judge_is_counted_before_it_is_asked() -> None:
@@ -228,7 +264,7 @@ def test_several_processes_train_where_the_study_says_so() -> None:
         ("benchmarks=[worldfacts, worldfacts]", "benchmarks: one stands there twice"),
         ("attribution.buckets=[]", "attribution.buckets: Tuple should have at least 1 item"),
         ("models.smollm2=null", "models: Dictionary should have at least 1 item"),
-        ("judge.api_key=tharn", "judge.api_key: would be written to results; set OPENAI_API_KEY instead"),
+        ("judge.api_key=tharn", "judge: api_key would be written to results; set OPENAI_API_KEY instead"),
         ("judge.kind=gorlim", "judge.kind: "),
     ],
 )
