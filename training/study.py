@@ -31,6 +31,7 @@ from closedbook.training.accelerate import accelerate_dir, accelerate_names
 from closedbook.training.batches import devices
 from closedbook.training.examples import bucket_ids
 from closedbook.training.plan import plan
+from closedbook.training.recipe_fields import Method
 from closedbook.training.recipes import inline, load_recipe, published
 from closedbook.training.stages import Graph, Stage
 from closedbook.training.study_recipe import BASE, Attribution, Study, judge_stated
@@ -289,7 +290,7 @@ def _size(benchmark: str, split: str) -> int:
 
 
 @cache
-def _method(recipe: str) -> str:
+def _method(recipe: str) -> Method:
     return load_recipe(recipe).method
 
 

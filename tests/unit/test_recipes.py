@@ -13,6 +13,7 @@ from closedbook.training.batches import MICRO_BATCH, is_main, steps_of
 from closedbook.training.batches import devices as processes
 from closedbook.training.recipes import (
     Recipe,
+    changes,
     check_recipe,
     judge_of,
     load_recipe,
@@ -598,3 +599,12 @@ def test_a_path_in_a_recipe_is_relative_to_its_folder_and_on_the_command_line_to
     stated = load_recipe("grpo_cpu", ["subset.ids=ids.txt"]).subset
     assert stated is not None
     assert stated.ids == str(tmp_path / "ids.txt")
+
+
+def test_a_run_goes_on_when_its_file_of_buckets_was_moved_and_not_with_another_bucket():
+    before, moved, other = (
+        yaml.safe_load(to_yaml(load_recipe("grpo_cpu", [f"subset={{buckets: {file}, bucket: {bucket}}}"])))
+        for file, bucket in (("/a/buckets.parquet", 0), ("/b/buckets.parquet", 0), ("/a/buckets.parquet", 1))
+    )
+    assert changes(before, moved) == []
+    assert changes(before, other) == ["subset.bucket: 0, now 1"]
