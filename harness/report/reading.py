@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from closedbook.harness.compare import names_of
@@ -154,7 +157,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything that was found, the model before first; `unfinished` names runs that have not ended."""
+    """Everything that was found, the model before first.
+
+    `stages` are by the folders that they wrote, resolved; `unfinished` names runs that have not ended.
+    """
 
     evaluations: Sequence[Evaluated] = ()
     samples: Sequence[Sampled] = ()
@@ -162,7 +168,7 @@ class Study:
     training: Sequence[Trained] = ()
     analyses: Sequence[Analysed] = ()
     calibrations: Sequence[Calibrated] = ()
-    stages: Sequence[Stage] = ()
+    stages: Mapping[Path, Stage] = field(default_factory=dict)
     unfinished: Sequence[str] = ()
 
 
@@ -173,16 +179,18 @@ def read_study(paths: Sequence[Path]) -> Study:
         RequestError: One is missing or holds nothing to report, or a file is damaged.
     """
     found: dict[str, dict[Path, Path]] = {kind: {} for kind in KINDS}  # the folder that was named, by what was found
+    seen: set[tuple[str, Path]] = set()
     for root in paths:
         here = list(_find(root, DEPTH))
         if not here:
             said = "holds nothing to report" if root.exists() else "is not there"
             raise RequestError(f"{root} {said}; name {WANTED}")
         for kind, place in here:
-            if all(place.resolve() != other.resolve() for other in found[kind]):
+            if (once := (kind, place.resolve())) not in seen:
+                seen.add(once)
                 found[kind][place] = root
     ended = {kind: [f for f in found[kind] if (f / last).is_file()] for kind, last in LAST.items()}
-    unfinished = [shown_path(f) for kind in LAST for f in found[kind] if f not in ended[kind]]
+    unfinished = [shown_path(f) for kind, last in LAST.items() for f in found[kind] if not (f / last).is_file()]
     evaluations = [read_evaluation(*of) for of in _named(ended["evaluation"], found["evaluation"])]
     analyses = _named(list(found["analysis"]), found["analysis"])
     return Study(
@@ -192,7 +200,7 @@ def read_study(paths: Sequence[Path]) -> Study:
         [_read_training(*of) for of in _named(ended["training"], found["training"])],
         [read_analysis(name.rpartition("/")[0], path) for name, path in analyses],
         [_read_calibration(path) for path in found["judge"]],
-        [_read_stage(path) for path in found["stage"]],
+        _read_stages(found["stage"]),
         unfinished,
     )
 
@@ -358,6 +366,22 @@ def _read_calibration(path: Path) -> Calibrated:
     return Calibrated(shown_path(path), found.judge, found.labels, found.figures)
 
 
-def _read_stage(path: Path) -> Stage:
-    stage: Stage = _load(path, Stage, "run the stage again")
-    return stage
+def _read_stages(paths: Iterable[Path]) -> dict[Path, Stage]:
+    """Stages by the folders that they wrote, resolved; the first one where several wrote one."""
+    made: dict[Path, Stage] = {}
+    for path in paths:
+        stage: Stage = _load(path, Stage, "run the stage again")
+        for folder in _written(stage.command):
+            made.setdefault(folder, stage)
+    return made
+
+
+def _written(command: str) -> list[Path]:
+    """The folders that a command line says it writes, resolved; none of a line that is no command's."""
+    try:
+        words = shlex.split(command)
+        made = [second for first, second in pairwise(words) if first == "--out"]
+        stated = (word.partition("=")[2] for word in words if word.startswith("output_dir="))
+        return [Path(name).resolve() for name in (*made, *(str(yaml.safe_load(value)) for value in stated))]
+    except (ValueError, yaml.YAMLError):
+        return []

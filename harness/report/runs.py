@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from closedbook.harness.evaluate import LOCAL_BACKENDS
 from closedbook.harness.fields import flat, public
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.report.blocks import Section, Source, clean, said, table
-from closedbook.harness.report.reading import Evaluated, Listed, Sampled, Stage, Study
+from closedbook.harness.report.reading import Evaluated, Listed, Sampled, Study
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.study.inputs import command_line, shown_path
 from closedbook.harness.study.tables import Analysis, Cell
@@ -213,23 +212,9 @@ def _minutes(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds / 60, 1)
 
 
-def _stage(study: Study, folder: Path) -> Stage | None:
-    """The stage of a study that wrote a folder, where one says so."""
-    for stage in study.stages:
-        try:
-            words = shlex.split(stage.command)
-        except ValueError:
-            continue
-        made = [second for first, second in pairwise(words) if first == "--out"]
-        made += [word.partition("=")[2] for word in words if word.startswith("output_dir=")]
-        if any(Path(name).resolve() == folder.resolve() for name in made):
-            return stage
-    return None
-
-
 def _took(study: Study, folder: Path, own: float | None = None) -> float | None:
     """Seconds of a run: its own record's, or its stage's where that has more; a stage counts its last start only."""
-    stage = _stage(study, folder)
+    stage = study.stages.get(folder.resolve())
     recorded = (own, stage.seconds if stage else None)
     return max((seconds for seconds in recorded if seconds is not None), default=None)
 
@@ -281,7 +266,7 @@ def provenance(study: Study) -> Section | None:
 
 def _command(study: Study, folder: Path) -> str | None:
     """The command line of the study's stage that wrote a folder."""
-    stage = _stage(study, folder)
+    stage = study.stages.get(folder.resolve())
     return command_line(shlex.split(stage.command)[1:]) if stage else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,15 @@ KNOWN: Mapping[str, tuple[str, str]] = {
 }  # fmt: skip
 DRAWN = {"svg": "image/svg+xml", "png": "image/png"}
 OWN = ("run", "runs", "became_first", "no_longer_first")  # what is shown in another way
-TEXTS = ("question", "before", "after", "gold", "golds", "answer", "answers", "text")
-"""Columns that hold what benchmarks ask and models answer."""
+LABELS = ("task", "run", "id", "bucket")
+LABELS_OF: Mapping[str, Sequence[str]] = {
+    "passk": ("if failures hide",),
+    "attribution": ("trained on",),
+    "transfer": ("trained on", "asked"),
+    "baselines": ("method", "changed"),
+    "flips": ("change",),
+}
+"""Columns whose texts are no questions and no answers, of any analysis and of one; any other may hold some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +107,9 @@ class Page:
 
     Attributes:
         anchors: The parts of the page that tell of runs, with their folders, by digest: equal answers have equal ones.
-        texts: Whether questions and answers are shown.
     """
 
     anchors: Mapping[str, Sequence[tuple[str, Path]]]
-    texts: bool = True
 
     def anchor(self, folder: str, digest: str) -> str:
         """The part of the page that tells of the run in a folder, as an analysis names it; empty for none."""
@@ -118,17 +123,17 @@ def sections(study: Study, texts: bool = True) -> list[Section]:
 
     Args:
         study: What was read.
-        texts: Whether to show questions, gold answers and models' answers.
+        texts: Whether to show questions, gold answers and models' answers, and whatever else may hold some.
 
     Raises:
         RequestError: A figure is damaged, or evaluations hold no answers.
     """
-    page = Page(_anchors(study), texts)
+    page = Page(_anchors(study))
     found = list(study.analyses)
     if study.evaluations and not any(one.stored.analysis.name == "accuracy" for one in found):
         found = [*headline(study.evaluations), *found]
     by_name: dict[str, list[Analysed]] = {name: [] for name in KNOWN}
-    for one in found:
+    for one in found if texts else map(_publishable, found):
         by_name.setdefault(one.stored.analysis.name, []).append(one)
     flips = by_name.pop("flips")
     shown = [(name, several) for name, several in [*by_name.items(), ("flips", flips)] if several]
@@ -186,6 +191,16 @@ def _same(base: Run, run: Run) -> Run:
     return {task: run[task] for task in base}
 
 
+def _publishable(one: Analysed) -> Analysed:
+    """An analysis without questions and answers; of one that is not known, only its command, its labels and numbers."""
+    analysis = one.stored.analysis
+    labels = (*LABELS, *LABELS_OF.get(analysis.name, ()))
+    kept = without_texts(analysis, [name for name in analysis.columns if name not in labels])
+    if analysis.name in KNOWN:
+        return one._replace(stored=replace(one.stored, analysis=kept))
+    return Analysed(one.of, replace(one.stored, analysis=replace(kept, title=kept.name, made_from={})), {})
+
+
 def _analysed(name: str, several: Sequence[Analysed], page: Page, number: int) -> Section:
     """The part of one analysis, which may have been made of several benchmarks or models."""
     part = name if name in KNOWN else f"other{number}-{file_name(name)}"  # whatever it is called, no id is there twice
@@ -200,7 +215,7 @@ def _analysed(name: str, several: Sequence[Analysed], page: Page, number: int) -
 
 def _blocks(one: Analysed, id: str, page: Page) -> Iterator[Table | Figure | HeatMap]:
     """The figure and the table of an analysis, or a heat map in the figure's place."""
-    analysis = one.stored.analysis if page.texts else without_texts(one.stored.analysis, TEXTS)
+    analysis = one.stored.analysis
     title = f"{analysis.title}: {one.of}" if one.of else analysis.title
     name = file_name(f"{analysis.name}-{one.of}" if one.of else analysis.name)
     shown = cleaned(Analysis(name, title, analysis.columns, analysis.rows, analysis.made_from))

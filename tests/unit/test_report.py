@@ -7,6 +7,7 @@ import io
 import json
 import re
 import runpy
+import shlex
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -370,6 +371,32 @@ def test_cost_and_provenance_have_every_run(whole, study):
     assert texts(part(study, "provenance").blocks[0])[3][2] == "closedbook sample tharn"
 
 
+def test_the_commands_of_a_study_are_read_once_however_many_runs_it_has(study, monkeypatch):
+    said: list[str] = []
+    split = shlex.split
+    monkeypatch.setattr(shlex, "split", lambda text: said.append(text) or split(text))
+    for folder in ("samples", "eval", "likelihood"):
+        for at in range(20):
+            stage = {"command": f"closedbook {folder} {at}", "digest": "d", "seconds": 90.0}
+            (study / "stages" / folder).mkdir(parents=True, exist_ok=True)
+            (study / "stages" / folder / f"{at}.json").write_text(json.dumps(stage))
+    sections(read_study([study]))
+    assert len(said) == len(set(said)) == 60
+
+
+@pytest.mark.parametrize("quoted", [str, json.dumps])
+def test_a_run_of_training_has_the_command_of_its_stage(study, quoted):
+    (study / "train" / "grpo").rename(study / "train" / "exp-#2 a")
+    words = ["closedbook", "train", "grpo", f"output_dir={quoted(str(study / 'train' / 'exp-#2 a'))}"]
+    (study / "stages").mkdir()
+    for name, seconds in (("grpo", 6000.0), ("later", 9.0)):
+        stage = {"command": shlex.join(words), "digest": "d", "seconds": seconds}
+        (study / "stages" / f"{name}.json").write_text(json.dumps(stage))
+    (study / "stages" / "odd.json").write_text('{"command": "an \'open quote", "digest": "d", "seconds": 1}')
+    assert texts(part(study, "cost").blocks[0])[0][4] == "100"
+    assert texts(part(study, "provenance").blocks[0])[7][2].startswith("closedbook train grpo ")
+
+
 def test_the_page_runs_no_script_but_its_own_and_asks_nothing_of_a_network(page, elements):
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(scripts[-1].encode()).digest()).decode()
@@ -424,6 +451,25 @@ def test_a_page_for_others_shows_no_question_and_no_answer(whole):
     assert "wo0001" in page and "gained" in page
     columns = [column.name for column in part(whole, "accessibility", texts=False).blocks[1].columns]
     assert {"before", "after"} <= set(columns)
+
+
+def test_what_the_page_does_not_know_brings_no_text_to_a_page_for_others(study):
+    secret = "<b>Who wrote Hamlet?</b>"
+    columns = ("run", "response", "prompt", "k", "share of it")
+    rows: list[list[Any]] = [["base", secret, secret, 1, 0.25], ["grpo", secret, None, 2, 0.5]]
+    for name in ("unheard", "passk"):
+        figure = (lambda axes: axes.set_title(secret)) if name == "unheard" else None
+        odd = Analysis(name, secret if figure else "T", columns, rows, {"why": secret} if figure else {}, figure)
+        write(odd, study / "analysis", "closedbook analyze it")
+    found = read_study([study])
+    page = render(found, sections(found, texts=False), "Smolt", "c")
+    decoded = [base64.b64decode(data).decode("utf-8", "replace") for data in re.findall(r"base64,([\w+/=]+)", page)]
+    assert not [text for text in [page, *decoded] if "Hamlet" in text]
+    for part in (part for part in sections(found, texts=False) if part.id.endswith(("unheard", "passk"))):
+        shown = part.blocks[-1]
+        assert [column.name for column in shown.columns] == ["run", "k", "share of it"]
+        assert texts(shown) == [["base", "1", "25.0 %"], ["grpo", "2", "50.0 %"]]
+        assert shown.source.command == "closedbook analyze it"
 
 
 def test_the_same_study_gives_the_same_page(whole, page):
