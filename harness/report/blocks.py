@@ -178,9 +178,18 @@ class HeatMap:
     kind: str = "heat"
 
 
+class Tile(NamedTuple):
+    """A figure at the top of the page, with what it is and the part of the page that says more."""
+
+    what: str
+    big: str
+    more: str
+    link: str
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: what it shows in a sentence or two, facts in sentences, and its blocks."""
+    """A part of the page: what it shows in a sentence or two, facts in sentences, its blocks, what stands at the top."""
 
     id: str
     title: str
@@ -188,6 +197,7 @@ class Section:
     blocks: Sequence[Table | Figure | HeatMap] = ()
     facts: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    tiles: Sequence[Tile] = ()
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -12,23 +12,14 @@ import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.provenance import code_revision
-from closedbook.harness.report.blocks import ADJUSTED, Section, Shown, Table, clean
+from closedbook.harness.report.blocks import Section, Tile, clean
 from closedbook.harness.report.reading import Study
 
 LONG = 40  # rows of a table that is shown at once
-
-
-class Tile(NamedTuple):
-    """A figure at the top of the page, with what it is and the part of the page that says more."""
-
-    what: str
-    big: str
-    more: str
-    link: str
+TILES = 6  # at the top, at most
 
 
 def render(study: Study, parts: Sequence[Section], title: str, command: str) -> str:
@@ -59,6 +50,7 @@ def render(study: Study, parts: Sequence[Section], title: str, command: str) -> 
         summary=clean(summary(study)),
         warnings=[clean(text) for text in warnings(study)],
         glance=glance(parts),
+        tiles=TILES,
         sections=parts,
         style=Markup(style),
         script=Markup(script),
@@ -102,35 +94,5 @@ def warnings(study: Study) -> list[str]:
 
 
 def glance(parts: Sequence[Section]) -> list[Tile]:
-    """The largest change of each table of accuracy; none where there is no such table."""
-    tiles = []
-    for part in parts:
-        for block in part.blocks:
-            if part.id == "accuracy" and isinstance(block, Table):
-                tiles += _largest(block)
-    return tiles[:6]
-
-
-def _largest(block: Table) -> list[Tile]:
-    names = [column.name for column in block.columns]
-    if not {"task", "run", "accuracy", "difference"} <= set(names):
-        return []
-    tiles = []
-    at = {name: names.index(name) for name in names}
-    for task in dict.fromkeys(row[at["task"]].text for row in block.rows):
-        rows = [row for row in block.rows if row[at["task"]].text == task]
-        changed = [row for row in rows if isinstance(row[at["difference"]].sort, float)]
-        if changed:
-            best = max(changed, key=lambda row: _number(row[at["difference"]]))
-            change, before, after = best[at["difference"]], rows[0][at["accuracy"]], best[at["accuracy"]]
-            more = f"{change.text} points {change.interval} beside {rows[0][at['run']].text}"
-            more += f", {ADJUSTED} {best[at[ADJUSTED]].text}" if ADJUSTED in at else ""
-            more += f"; the largest of {len(changed)} changes" if len(changed) > 1 else ""
-            of = block.caption.partition(": ")[2]
-            what = f"{task}: {best[at['run']].text}{f' ({of})' if of else ''}"
-            tiles.append(Tile(what, f"{before.text} \N{RIGHTWARDS ARROW} {after.text} %", more, block.id))
-    return tiles
-
-
-def _number(shown: Shown) -> float:
-    return shown.sort if isinstance(shown.sort, float) else float("-inf")
+    """What stands at the top; none where no part has any."""
+    return [tile for part in parts for tile in part.tiles]

@@ -15,12 +15,15 @@ from typing import Any
 from closedbook.harness.compare import Run, how_graded, read_run
 from closedbook.harness.fields import flat
 from closedbook.harness.report.blocks import (
+    ADJUSTED,
+    MINUS,
     Download,
     Figure,
     HeatMap,
     Section,
     Source,
     Table,
+    Tile,
     clean,
     cleaned,
     data_uri,
@@ -33,9 +36,9 @@ from closedbook.harness.report.blocks import (
 from closedbook.harness.report.figures import inline
 from closedbook.harness.report.reading import Analysed, Evaluated, Study, read_analysis
 from closedbook.harness.report.runs import contamination, cost, judging, provenance
-from closedbook.harness.statistics import Estimate
+from closedbook.harness.statistics import Estimate, number
 from closedbook.harness.study.inputs import command_line, shown_path
-from closedbook.harness.study.tables import Analysis, Input, Stored, write
+from closedbook.harness.study.tables import Analysis, Cell, Input, Stored, write
 
 KNOWN: Mapping[str, tuple[str, str]] = {
     "accuracy": (
@@ -207,10 +210,40 @@ def _analysed(name: str, several: Sequence[Analysed], page: Page, number: int) -
     title, lead = KNOWN.get(name, (several[0].stored.analysis.title, ""))
     blocks: list[Table | Figure | HeatMap] = []
     facts: list[str] = []
+    tiles: list[Tile] = []
     for at, one in enumerate(several, 1):
         blocks += list(_blocks(one, f"{part}-{at}", page))
         facts += [f"{one.of}: {fact}" if one.of else fact for fact in _facts(one.stored.analysis)]
-    return Section(part, clean(title), lead, blocks, [clean(fact) for fact in facts])
+        tiles += _largest(one, f"{part}-{at}-table") if name == "accuracy" else ()
+    return Section(part, clean(title), lead, blocks, [clean(fact) for fact in facts], tiles=tiles)
+
+
+def _largest(one: Analysed, link: str) -> list[Tile]:
+    """Of each task the run whose accuracy changed most, up or down, from that of the first run."""
+    analysis = cleaned(one.stored.analysis)
+    rows = [dict(zip(analysis.columns, row, strict=True)) for row in analysis.rows]
+    if not {"task", "run", "accuracy", "difference"} <= set(analysis.columns):
+        return []
+    tiles = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        base, *_ = asked = [row for row in rows if row["task"] == task]
+        changes = [(abs(found), of) for of in asked if (found := _value(of["difference"])) is not None]
+        if changes:
+            _, most = max(changes, key=lambda change: change[0])
+            sign = "+" if (_value(most["difference"]) or 0) > 0 else ""
+            value, _, interval = f"{sign}{most['difference']}".replace("-", MINUS).partition(" ")
+            more = f"{value} points {interval} beside {base['run']}"
+            if isinstance(p := most.get(ADJUSTED), int | float):
+                more += f", {ADJUSTED} {number(p, ADJUSTED)}"
+            more += f"; the largest of {len(changes)} changes" if len(changes) > 1 else ""
+            before, after = (str(of["accuracy"]).partition(" ")[0] for of in (base, most))
+            what = f"{task}: {most['run']}{f' ({clean(one.of)})' if one.of else ''}"
+            tiles.append(Tile(what, f"{before} \N{RIGHTWARDS ARROW} {after} %", more, link))
+    return tiles
+
+
+def _value(cell: Cell) -> float | None:
+    return cell.value if isinstance(cell, Estimate) else None
 
 
 def _blocks(one: Analysed, id: str, page: Page) -> Iterator[Table | Figure | HeatMap]:

@@ -515,6 +515,26 @@ def test_a_difference_that_its_own_test_leaves_to_chance_has_no_colour(whole):
     assert tiles[1].more.endswith("beside base, p (Holm) < 0.001; the largest of 2 changes")
 
 
+def test_the_tiles_show_the_largest_change_of_each_task_up_or_down_and_say_how_many_are_left_out(tmp_path):
+    columns = ("task", "run", "accuracy", "difference", "p (Holm)")
+    rows: list[list[Any]] = []
+    for at in range(8):
+        base, up, down = Estimate(0.5, 0.4, 0.6, 99), Estimate(0.02, -0.01, 0.05, 99), Estimate(-0.1, -0.12, -0.08, 99)
+        rows += [[f"t{at}", "base", base, None, None], [f"t{at}", "up", Estimate(0.52, 0.4, 0.6, 99), up, 0.5]]
+        rows += [[f"t{at}", "a: b", Estimate(0.4, 0.3, 0.5, 99), down, 0.0001]]
+    write(Analysis("accuracy", "Accuracy", columns, rows, {}), tmp_path)
+    study = read_study([tmp_path])
+    tiles = glance(sections(study))
+    assert [tile.what for tile in tiles] == [f"t{at}: a: b" for at in range(8)]
+    more = "\u221210.0 points [\u221212.0, \u22128.0] beside base, p (Holm) < 0.001; the largest of 2 changes"
+    assert tiles[0][1:] == ("50.0 \u2192 40.0 %", more, "accuracy-1-table")
+    page = render(study, sections(study), "t", "c")
+    assert (page.count('class="big"'), "6 of 8 tasks" in page) == (6, True)
+    write(Analysis("accuracy", "Accuracy", columns, rows[:18], {}), tmp_path)
+    study = read_study([tmp_path])
+    assert "of 6 tasks" not in render(study, sections(study), "t", "c")
+
+
 def test_a_heat_map_wants_its_columns():
     names = ("trained on", "asked", "gain")
     assert heat_map(Analysis("t", "t", ("trained on", "gain"), [["a", 1]], {}), "t", *names) is None
