@@ -189,7 +189,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: what it shows in a sentence or two, facts in sentences, its blocks, what stands at the top."""
+    """A part of the page: what it shows in a sentence or two, facts in sentences, its blocks, and tiles of the top."""
 
     id: str
     title: str

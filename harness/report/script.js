@@ -63,10 +63,20 @@
     show();
   }
 
-  // Paper has no clicks: where things come from is printed, and closed again afterwards.
+  // A link may lead into a table that is folded.
+  const unfold = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    const closed = target ? all("details:not([open])").filter((one) => one.contains(target)) : [];
+    for (const one of closed) one.open = true;
+    if (closed.length) target.scrollIntoView();
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
+  // Paper has no clicks: long tables and where things come from are printed, and closed again afterwards.
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = all("details.source:not([open]), details.columns:not([open])");
+    opened = all("details:not([open])");
     for (const one of opened) one.open = true;
   });
   addEventListener("afterprint", () => {

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from closedbook.harness.report import page as whole_page
 from closedbook.harness.report.page import render
 from closedbook.harness.report.reading import read_study
 from closedbook.harness.report.sections import sections
@@ -322,6 +323,35 @@ def test_paper_shows_no_controls_and_says_where_things_come_from(opened: Opened)
     assert all(one.is_visible() for one in page.locator("details.source dl, details.columns dl").all())
     page.evaluate("() => dispatchEvent(new Event('afterprint'))")
     assert page.locator("details[open]").count() == 0
+
+
+@pytest.fixture
+def folded(report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same page with all tables folded, as long ones are."""
+    monkeypatch.setattr(whole_page, "LONG", 1)
+    study = read_study([report.parent / "smolt"])
+    path = tmp_path / "folded.html"
+    path.write_text(render(study, sections(study), "Smolt", "closedbook report smolt"), encoding="utf-8")
+    return path
+
+
+def test_paper_shows_long_tables_whole_and_a_link_into_one_opens_it(browser: Browser, folded: Path) -> None:
+    with opening(browser, folded) as open_page:
+        page = open_page()
+        row = page.locator("#run-e3")
+        assert not row.is_visible()
+        page.emulate_media(media="print")
+        page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+        assert row.is_visible()
+        page.evaluate("() => dispatchEvent(new Event('afterprint'))")
+        assert not row.is_visible()
+        page.emulate_media(media="screen")
+        page.evaluate("() => { location.hash = '#run-e3'; }")
+        row.wait_for(state="visible")
+        # this browser opens it by itself; others do not
+        row.evaluate("row => { row.closest('details').open = false; dispatchEvent(new Event('hashchange')); }")
+        assert row.is_visible()
+        page.wait_for_function("() => document.querySelector(':target').getBoundingClientRect().top < innerHeight")
 
 
 def test_without_scripts_everything_is_there_to_read(opened: Opened) -> None:
