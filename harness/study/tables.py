@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 Cell = str | int | float | Estimate | None
 ENDS = ("parquet", "csv", "md", "json", "svg", "png")
 PARTS = ("low", "high", "n")
+NUMBERS = re.compile(r"[+-]?[0-9.,]+(?:[eE][+-]?[0-9]+)?(?: [+-]?[0-9.,]+)*")  # which calculate nothing
 FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are wide forms of the first
 LONGEST_NAME = 28  # letters of a name in a figure
+NAMED = "\u2060"  # before a name that matplotlib would hide, until it is drawn
 AGAIN = "run `closedbook analyze` again"
 COLOURS = ("#2460ac", "#bd5208", "#2a7a3e", "#7848b3", "#b02c56", "#007584", "#7a6800", "#4b606c")
 """Of curves and bars: each has a contrast of 4.5 or more with white."""
@@ -121,9 +123,10 @@ def csv_text(analysis: Analysis) -> str:
 def no_formula(cell: object) -> object:
     """A text that a spreadsheet would take for a formula, with an apostrophe before it; anything else as it is.
 
-    OWASP, "CSV injection".
+    OWASP, "CSV injection". Numbers with a sign are none, also several: `+2 -1`.
     """
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
+    formula = isinstance(cell, str) and cell.startswith(FORMULAS) and not NUMBERS.fullmatch(cell)
+    return f"'{cell}" if formula else cell
 
 
 class Input(NamedTuple):
@@ -250,7 +253,8 @@ def _draw(plot: Callable[[Axes], object], title: str, *paths: Path) -> None:
         figure = Figure(figsize=(5.6, 3.7), layout="constrained")
         axes = figure.subplots()
         plot(axes)
-        figure.suptitle(textwrap.fill(title, 60), fontsize=10, x=0.01, ha="left")
+        _show_all_names(axes)
+        figure.suptitle(textwrap.fill(_drawable(title), 60), fontsize=10, x=0.01, ha="left")
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_xscale() == "log":  # 1, 2, 4 and not powers, which would be math
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -262,12 +266,28 @@ def _draw(plot: Callable[[Axes], object], title: str, *paths: Path) -> None:
                 figure.savefig(aside, format=path.suffix.removeprefix("."), dpi=160, metadata=stamp)
 
 
+def _show_all_names(axes: Axes) -> None:
+    """Make the legend again where a name begins with "_": matplotlib leaves it out, as its own `_child0`."""
+    named = (*axes.get_children(), *axes.containers)
+    hidden = [one for one in named if re.match(r"_(?!child\d|container\d|nolegend_)", str(one.get_label()))]
+    for one in hidden:
+        one.set_label(f"{NAMED}{one.get_label()}")
+    if hidden and axes.get_legend():
+        axes.legend(frameon=False)
+
+
+def _drawable(text: str) -> str:
+    """A text without what XML or a font engine cannot hold."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+
+
 def _shorten(axes: Axes) -> None:
     """Cut names that would leave no room for the figure, and turn those that would overlap."""
+    from matplotlib.category import StrCategoryFormatter
     from matplotlib.ticker import FixedFormatter, FuncFormatter
 
     def cut(name: str) -> str:
-        name = re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", name)  # no XML has them
+        name = _drawable(name)
         return "\n".join(
             line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 1]}…" for line in name.split("\n")
         )
@@ -277,7 +297,7 @@ def _shorten(axes: Axes) -> None:
 
     for axis in (axes.xaxis, axes.yaxis):
         stated = axis.get_major_formatter()
-        if isinstance(stated, FixedFormatter | FuncFormatter):
+        if isinstance(stated, FixedFormatter | FuncFormatter | StrCategoryFormatter):
             axis.set_major_formatter(FuncFormatter(partial(shortened, stated)))
     labels = axes.get_xticklabels()
     longest = max((len(line) for label in labels for line in label.get_text().split("\n")), default=0)
@@ -286,4 +306,6 @@ def _shorten(axes: Axes) -> None:
             label.set(rotation=20, horizontalalignment="right", rotation_mode="anchor")
     legend = axes.get_legend()
     for text in legend.get_texts() if legend else ():
-        text.set_text(cut(text.get_text()))
+        text.set_text(cut(text.get_text().removeprefix(NAMED)))
+    for words in (*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label):
+        words.set_text(_drawable(words.get_text()))
