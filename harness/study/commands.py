@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -25,7 +25,9 @@ from closedbook.harness.judge.settings import JudgeSettings
 if TYPE_CHECKING:
     from closedbook.harness.compare import Run
     from closedbook.harness.study.sample import Drawn
-    from closedbook.harness.study.tables import Analysis
+    from closedbook.harness.study.tables import Analysis, Input
+
+WORDS = "closedbook.words"  # of a command as it was given, in its context
 
 
 @with_flags("settings", judge_flags)
@@ -203,18 +205,16 @@ def _end_if_too_many(ungraded: int, answers: int, settings: JudgeSettings, kept:
     end_if_too_many(ungraded, answers, said, settings, kept)
 
 
-class _Remembered(TyperGroup):
-    """Commands whose words are kept as they were given: an analysis states the line that made it."""
-
-    words: ClassVar[tuple[str, ...]] = ()
+class _Analyses(TyperGroup):
+    """Commands that find their words in the context as they were given: an analysis states the line that made it."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        _Remembered.words = ("analyze", *args)
+        ctx.meta[WORDS] = ("analyze", *args)
         return super().resolve_command(ctx, args)
 
 
 analyze_app = typer.Typer(
-    cls=_Remembered,
+    cls=_Analyses,
     no_args_is_help=True,
     help="What samples and evaluations say of a model before and after training: tables and figures.",
 )
@@ -229,6 +229,7 @@ OutFlag = Annotated[Path, typer.Option(help="Folder for the table (parquet, CSV,
 
 @analyze_app.command("passk")
 def passk_command(
+    context: typer.Context,
     runs: Folders,
     greedy: Annotated[
         list[Path] | None, typer.Option(help="Run folder of `closedbook eval` for each, in the same order.")
@@ -251,11 +252,13 @@ def passk_command(
         )
     read = read_sample_runs(runs, n)
     of = list(zip(greedy or (), read, strict=bool(greedy)))
-    _show(passk(read, [answers_beside(folder, run) for folder, run in of]), out, as_json)
+    found = passk(read, [answers_beside(folder, run) for folder, run in of])
+    _show(context, found, [*runs, *(greedy or ())], out, as_json)
 
 
 @analyze_app.command("accessibility")
 def accessibility_command(
+    context: typer.Context,
     samples: Samples,
     before: Annotated[Path, typer.Option(help="Run folder of `closedbook eval`: the same model.", show_default=False)],
     after: Annotated[
@@ -279,11 +282,12 @@ def accessibility_command(
     (run,) = read_sample_runs([samples])
     require_alike([before, after])
     told, later = answers_beside(before, run), answers_beside(after, run, same_model=False)
-    _show(accessibility(run, told, later, n), out, as_json)
+    _show(context, accessibility(run, told, later, n), [samples, before, after], out, as_json)
 
 
 @analyze_app.command("majority")
 def majority_command(
+    context: typer.Context,
     runs: Folders,
     n: Annotated[int | None, typer.Option("-n", min=1, help="Samples of each question to look at.")] = None,
     out: OutFlag = Path("runs/analysis"),
@@ -295,11 +299,12 @@ def majority_command(
     """
     from closedbook.harness.study.analyses import read_sample_runs, voting
 
-    _show(voting(read_sample_runs(runs, n)), out, as_json)
+    _show(context, voting(read_sample_runs(runs, n)), runs, out, as_json)
 
 
 @analyze_app.command("flips")
 def flips_command(
+    context: typer.Context,
     before: Annotated[Path, typer.Argument(help="Run folder of `closedbook eval`: the model before training.")],
     after: Annotated[Path, typer.Argument(help="The same of the trained model.")],
     samples: Annotated[
@@ -327,11 +332,12 @@ def flips_command(
         (run,) = read_sample_runs([samples])
         answers_beside(before, run)  # of the same model, asked in the same way
         of = buckets(run.samples, at_most(run, n))
-    _show(flips(first, second, of), out, as_json)
+    _show(context, flips(first, second, of), [before, after, *([samples] if samples else [])], out, as_json)
 
 
 @analyze_app.command("accuracy")
 def accuracy_command(
+    context: typer.Context,
     runs: Annotated[
         list[Path], typer.Argument(help="Run folders of `closedbook eval`; the first one is the model before.")
     ],
@@ -349,11 +355,13 @@ def accuracy_command(
     from closedbook.harness.compare import names_of
     from closedbook.harness.study.checkpoints import accuracy
 
-    _show(accuracy(dict(zip(names_of(runs), _answers(runs, task, metric), strict=True))), out, as_json)
+    found = accuracy(dict(zip(names_of(runs), _answers(runs, task, metric), strict=True)))
+    _show(context, found, runs, out, as_json)
 
 
 @analyze_app.command("buckets")
 def buckets_command(
+    context: typer.Context,
     samples: Samples,
     n: Annotated[int | None, typer.Option("-n", min=1, help="Samples that make the buckets.")] = None,
     out: OutFlag = Path("runs/analysis"),
@@ -367,11 +375,12 @@ def buckets_command(
     from closedbook.harness.study.analyses import bucketed, read_sample_runs
 
     (run,) = read_sample_runs([samples])
-    _show(bucketed(run, n), out, as_json, shown=12)
+    _show(context, bucketed(run, n), [samples], out, as_json, shown=12)
 
 
 @analyze_app.command("attribution")
 def attribution_command(
+    context: typer.Context,
     base: Annotated[Path, typer.Argument(help="Run folder of `closedbook eval`: the model before training.")],
     full: Annotated[Path, typer.Argument(help="The same of the model that was trained on all questions.")],
     part: Annotated[
@@ -405,11 +414,12 @@ def attribution_command(
     before, whole, *others = map(all_answers, _answers([base, full, *folders], task, metric))
     trained_on = map(_trained_on, folders)
     parts = [Part(*of) for of in zip(names, others, trained_on, strict=True)]
-    _show(attribution(before, whole, parts, _trained_on(full)), out, as_json)
+    _show(context, attribution(before, whole, parts, _trained_on(full)), [base, full, *folders], out, as_json)
 
 
 @analyze_app.command("transfer")
 def transfer_command(
+    context: typer.Context,
     base: Annotated[Path, typer.Argument(help="Run folder of `closedbook eval`: the model before training.")],
     trained: Annotated[
         list[str],
@@ -436,11 +446,12 @@ def transfer_command(
             raise RequestError(f"--trained {name} stands there twice; name one run of each benchmark")
     before, *after = _answers([base, *folders], None, metric)
     runs = [Trained(*of) for of in zip(names, after, strict=True)]
-    _show(transfer(before, runs, overlaps_of(read_overlaps())), out, as_json)
+    _show(context, transfer(before, runs, overlaps_of(read_overlaps())), [base, *folders], out, as_json)
 
 
 @analyze_app.command("mass")
 def mass_command(
+    context: typer.Context,
     before: Annotated[Path, typer.Argument(help="Folder of `closedbook likelihood`: the model before training.")],
     after: Annotated[Path, typer.Argument(help="The same of the trained model.")],
     samples: Annotated[
@@ -459,11 +470,13 @@ def mass_command(
     from closedbook.harness.study.mass import mass
 
     first, second = read_mass_runs(before, after)
-    _show(mass(first, second, *(buckets_beside(first, samples, n) if samples else ())), out, as_json)
+    found = mass(first, second, *(buckets_beside(first, samples, n) if samples else ()))
+    _show(context, found, [before, after, *([samples] if samples else [])], out, as_json)
 
 
 @analyze_app.command("baselines")
 def baselines_command(
+    context: typer.Context,
     samples: Annotated[Path, typer.Argument(help="Folder of `closedbook sample`.")],
     greedy: Annotated[Path, typer.Option(help="Run folder of `closedbook eval`: the same model.", show_default=False)],
     cot: Annotated[Path | None, typer.Option(help="The same of the task that ends in _cot.")] = None,
@@ -482,6 +495,7 @@ def baselines_command(
     from closedbook.harness.small_model import model_path
     from closedbook.harness.study.analyses import answers_beside, read_sample_runs
     from closedbook.harness.study.baselines import baselines, cost_of
+    from closedbook.harness.study.inputs import model_input
     from closedbook.harness.study.scores import scores_of
 
     (run,) = read_sample_runs([samples], n)
@@ -492,7 +506,9 @@ def baselines_command(
         path = model_path(model)
         scores = scores_of(run, {id: answered.question for id, answered in told.items()}, path, out)
         cost = cost_of(path, bool(run.head.settings["chat"]))
-    _show(baselines(run, told, thought, scores, cost), out, as_json)
+    folders = [samples, greedy, *([cot] if cot else [])]
+    models = [model_input(model, str(run.head.settings["model"]))] if model else []
+    _show(context, baselines(run, told, thought, scores, cost), folders, out, as_json, models=models)
 
 
 def _answers(folders: Sequence[Path], task: str | None, metric: str) -> list[Run]:
@@ -534,13 +550,20 @@ def _trained_on(folder: Path) -> int | None:
     return len(provenance.train_ids) if provenance else None
 
 
-def _show(analysis: Analysis, out: Path, as_json: bool, shown: int | None = None) -> None:
-    """Write an analysis, and print its table, or the first rows of it."""
+def _show(
+    context: typer.Context,
+    analysis: Analysis,
+    folders: Sequence[Path],
+    out: Path,
+    as_json: bool,
+    shown: int | None = None,
+    models: Sequence[Input] = (),
+) -> None:
+    """Write an analysis with the folders and models that it was made from, and print its table, or its first rows."""
     from closedbook.harness.study.inputs import command_line, inputs
     from closedbook.harness.study.tables import plain_rows, write
 
-    words = _Remembered.words
-    files = write(analysis, out, command_line(words) if words else None, inputs(words))
+    files = write(analysis, out, command_line(context.meta[WORDS]), [*inputs(folders), *models])
     if as_json:
         print_json({"name": analysis.name, "rows": plain_rows(analysis), "files": files, **analysis.made_from})
     else:

@@ -1,4 +1,4 @@
-"""What an analysis was made from: the folders that its command names, with digests of what decides its figures.
+"""What an analysis was made from: the folders that it read, with digests of what decides its figures.
 
 What surprises: the digest of an evaluation is that of its answers as they lie there, since every figure is counted
 from them; the digest of samples and probabilities is that of all that they depend on, as their head has it.
@@ -56,12 +56,15 @@ def _shown(value: str) -> str:
     return WHOLE_PATH.sub(lambda found: shown_path(found[0]), ADDRESS.sub("URL", value))
 
 
-def inputs(arguments: Iterable[str]) -> list[Input]:
-    """The folders of runs among the arguments of a command, also in NAME=FOLDER, each once."""
-    words = _without_out(arguments)
-    folders = dict.fromkeys(Path(part) for value in words for part in (value, value.partition("=")[2]) if part)
-    found = ((folder, digest_of(folder)) for folder in folders if folder.is_dir())
+def inputs(folders: Iterable[Path]) -> list[Input]:
+    """Folders of runs that were read, each once."""
+    found = ((folder, digest_of(folder)) for folder in dict.fromkeys(folders))
     return [Input(shown_path(folder), digest) for folder, digest in found if digest]
+
+
+def model_input(model: str, identity: str) -> Input:
+    """A model that was read, as people name it and as `model_digest` does."""
+    return Input(shown_path(model), identity.rpartition("@")[2][:16])
 
 
 def digest_of(folder: Path) -> str | None:

@@ -191,5 +191,5 @@ def write_study(root: Path) -> Path:
     ]
     for analysis, folders in made:
         words = ["analyze", analysis.name, *map(str, folders)]
-        write(analysis, root / "analysis", command_line(words), inputs(words))
+        write(analysis, root / "analysis", command_line(words), inputs(folders))
     return root

@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -100,6 +101,37 @@ def test_a_name_in_a_figure_is_neither_math_nor_markup(tmp_path):
     assert "A $title$" in drawn
 
 
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
+    def plot(axes):
+        for name in ("_smolt", "osric"):
+            axes.plot([1, 2], [3, 4], label=name)
+        axes.bar([1], [2], label="_tharn", yerr=[1])
+        axes.plot([1, 2], [1, 1])
+        axes.legend(frameon=False)
+
+    write(Analysis("label", "Names", ("run",), [["smolt"]], {}, plot), tmp_path)
+    drawn = (tmp_path / "label.svg").read_text()
+    assert all(f">{name}</text>" in drawn for name in ("_smolt", "osric", "_tharn"))
+    assert "_child" not in drawn
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        lambda axes, name: axes.barh([name, "b"], [1, 2]),
+        lambda axes, name: axes.set_xticks([0, 1], [name, "b"]),
+        lambda axes, name: axes.text(0, 0, name),
+        lambda axes, name: axes.set(xlabel=name, title=name),
+        lambda axes, name: axes.plot([1], [2], label=name) and axes.legend(),
+    ],
+)
+def test_a_name_that_is_not_utf_8_is_drawn_without_what_it_is_not(tmp_path, plot):
+    name = "smolt \udcff"
+    write(Analysis("label", f"Of {name}", ("run",), [[name]], {}, lambda axes: plot(axes, name)), tmp_path)
+    drawn = (tmp_path / "label.svg").read_text()
+    assert ">smolt \ufffd</text>" in drawn and "Of smolt \ufffd</text>" in drawn
+
+
 def test_powers_of_two_are_written_out(tmp_path):
     def plot(axes):
         axes.plot([1, 2, 4, 8], [1, 2, 3, 4])
@@ -149,7 +181,7 @@ def test_analyze_states_its_own_command_and_what_it_read(tmp_path, write_run):
     assert stated["command"] == f"closedbook analyze flips {at}/base {at}/grpo"
     assert [one["folder"] for one in stated["inputs"]] == [f"{at}/base", f"{at}/grpo"]
     assert [one["digest"] for one in stated["inputs"]] == [digest_of(before), digest_of(after)]
-    assert inputs([f"--samples={before}", "popqa=nosuch"])[0].digest == digest_of(before)
+    assert inputs([before, after, before, tmp_path / "nosuch"]) == inputs([before, after])
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
@@ -157,13 +189,38 @@ def test_no_spreadsheet_takes_a_text_for_a_formula(first):
     assert no_formula(f"{first}1+1") == f"'{first}1+1"
 
 
+@pytest.mark.parametrize("text", ["+2 -1", "-5", "+3.25", "-1e-05", "-1,234", "+0"])
+def test_numbers_with_a_sign_are_no_formula(text):
+    assert no_formula(text) == text
+
+
+@pytest.mark.parametrize("text", ["+2-1", "-1+cmd|' /C calc'!A0", "+2 -A1", "-", "+", "-1\n=1", "@1", "+2  =1"])
+def test_what_only_begins_like_a_number_may_be_a_formula(text):
+    assert no_formula(text) == f"'{text}"
+
+
 def test_markdown_shows_every_mark_as_it_is(tmp_path):
     shown = markdown(Analysis("a", "A", ("text",), [["_x_ ~~y~~ **z** `c` [l](u) <b>"]], {}))
     assert r"\_x\_ \~\~y\~\~ \*\*z\*\* \`c\` \[l\](u) &lt;b&gt;" in shown
 
 
-def test_where_an_analysis_writes_is_not_what_it_was_made_from(tmp_path, write_run):
-    write_run(tmp_path / "runs" / "base", {"q1": 1.0})
-    made = ["analyze", "accuracy", str(tmp_path / "runs" / "base"), "--out", str(tmp_path / "runs")]
-    assert [one.folder for one in inputs(made)] == ["runs/base"]
-    assert [one.folder for one in inputs([*made[:3], f"--out={tmp_path / 'runs'}"])] == ["runs/base"]
+def made_from(*words):
+    """The folders that an analysis says it read."""
+    done = CliRunner().invoke(analyze_app, [*words, "--out", "out"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return [one["folder"] for one in json.loads((Path("out") / f"{words[0]}.json").read_text())["inputs"]]
+
+
+def test_a_word_of_a_command_that_names_a_run_by_chance_is_nothing_that_was_read(tmp_path, write_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("judge_correct", "runs/base", "out"):
+        write_run(tmp_path / name, {"q1": 1.0})
+    assert made_from("accuracy", "runs/base", "--metric", "judge_correct") == ["runs/base"]
+
+
+def test_every_part_is_something_that_was_read_however_it_is_given(tmp_path, write_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for at, name in enumerate(("base", "full", "part", "other")):
+        write_run(tmp_path / name, {f"q{q}": float(q % 4 <= at) for q in range(12)})
+    words = ["attribution", "base", "full", "--part=bucket_0=part", "--part", "random_as_0=other"]
+    assert made_from(*words) == ["base", "full", "part", "other"]
