@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from closedbook.harness.errors import RequestError, WorkError, one_line
@@ -32,19 +33,22 @@ RETRIES = 4  # further tries of a call to a server
 # Stated, or a server draws with what the model brings: `vllm serve` takes top_k, min_p and penalties from its files.
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
+PROBE = "What is the capital of France?"  # asked for one token, to see what a server takes
 
-def engine_identity(model: str, style: Style, chat: bool, sampling: Sampling, **own: str) -> dict[str, Any]:
-    """All that a sample depends on, besides the question.
+
+def engine_identity(model: str, style: Style, chat: bool, sampling: Sampling | None, **own: str) -> dict[str, Any]:
+    """All that an answer depends on, besides the question.
 
     Args:
         model: The checkpoint's digest, or its name where only a server has it.
         style: Of the prompt.
         chat: Whether it goes through the chat template.
-        sampling: How samples are drawn.
+        sampling: How samples are drawn; None where nothing is.
         own: What else decides in an engine, such as the type of the numbers.
     """
     prompt = f"{style}-{template_digest(style)}"
-    return {"model": model, "prompt": prompt, "chat": chat, "sampling": asdict(sampling), "engine": own}
+    drawn = {"sampling": asdict(sampling)} if sampling else {}
+    return {"model": model, "prompt": prompt, "chat": chat, **drawn, "engine": own}
 
 
 class TransformersEngine:
@@ -160,7 +164,8 @@ class ServerEngine:
     """A server with OpenAI's interface, `vllm serve` among them; a sample is a call.
 
     Settings that are no part of that interface, such as a top_k of none, are stated too; a server that refuses them is
-    asked without.
+    asked without. Which of the two it is belongs to what samples depend on, so one call asks before any is drawn; where
+    the server stands does not.
 
     Args:
         url: Its address, such as http://127.0.0.1:8000/v1.
@@ -182,8 +187,37 @@ class ServerEngine:
     ) -> None:
         self.url, self.model, self.style, self.chat, self.sampling = url, model, style, chat, sampling
         self.concurrency, self.at_once = concurrency, 4 * concurrency
-        self._stated: Mapping[str, float] = NEUTRAL
-        self.identity: Mapping[str, Any] = engine_identity(model, style, chat, sampling, engine="server", server=url)
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """All that a sample depends on, besides the question.
+
+        Raises:
+            RequestError: The server refuses a call.
+            WorkError: It cannot be reached, or does not answer as such a server.
+        """
+        neutral = "stated" if self._stated else "refused"
+        return engine_identity(
+            self.model, self.style, self.chat, self.sampling, engine="server", neutral_settings=neutral
+        )
+
+    @cached_property
+    def _stated(self) -> Mapping[str, float]:
+        """What is stated besides OpenAI's settings: nothing where the server takes a call without, and not with it."""
+        return asyncio.run(self._probed())
+
+    async def _probed(self) -> Mapping[str, float]:
+        import openai
+
+        async with self._client() as client:
+            try:
+                await self._ask(client, PROBE, 0, NEUTRAL, tokens=1)
+            except RequestError as error:
+                if not isinstance(error.__cause__, openai.BadRequestError | openai.UnprocessableEntityError):
+                    raise
+                await self._ask(client, PROBE, 0, {}, tokens=1)
+                return {}
+        return NEUTRAL
 
     def sample(self, questions: Sequence[Question], n: int, first: int) -> list[list[str]]:
         """Samples `first` to `first + n - 1` of each question.
@@ -193,62 +227,52 @@ class ServerEngine:
             WorkError: It cannot be reached, or does not answer as such a server.
         """
         asked = [(question, number) for question in questions for number in range(first, first + n)]
-        texts = asyncio.run(self._all(asked))
+        texts = asyncio.run(self._all(asked, self._stated))
         return [texts[at : at + n] for at in range(0, len(texts), n)]
 
-    async def _all(self, asked: Sequence[tuple[Question, int]]) -> list[str]:
+    def _client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI, DefaultAioHttpClient
 
-        gate = asyncio.Semaphore(self.concurrency)
         key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        return AsyncOpenAI(api_key=key, base_url=self.url, max_retries=RETRIES, http_client=DefaultAioHttpClient())
+
+    async def _all(self, asked: Sequence[tuple[Question, int]], stated: Mapping[str, float]) -> list[str]:
+        gate = asyncio.Semaphore(self.concurrency)
 
         async def one(client: AsyncOpenAI, question: Question, number: int) -> str:
             async with gate:
-                return await self._ask(client, question, number)
+                seed = sample_seed(self.sampling.seed, question.id, number)
+                return await self._ask(client, question.question, seed, stated, self.sampling.max_new_tokens)
 
         try:
-            async with (
-                AsyncOpenAI(
-                    api_key=key, base_url=self.url, max_retries=RETRIES, http_client=DefaultAioHttpClient()
-                ) as client,
-                asyncio.TaskGroup() as group,
-            ):
+            async with self._client() as client, asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(client, question, number)) for question, number in asked]
         except* (RequestError, WorkError) as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _complete(self, client: AsyncOpenAI, question: Question, number: int) -> Any:
-        """The server's reply, asked without what it refuses to know."""
+    async def _ask(
+        self, client: AsyncOpenAI, question: str, seed: int, stated: Mapping[str, float], tokens: int
+    ) -> str:
+        """The server's answer; `stated` are settings besides OpenAI's."""
         import openai
 
-        s = self.sampling
+        where, s = f"model {self.model!r} at {self.url}", self.sampling
         body = {
+            **stated,
             "model": self.model,
             "temperature": s.temperature,
             "top_p": s.top_p,
             **({"top_k": s.top_k} if s.top_k else {}),
-            "max_tokens": s.max_new_tokens,
+            "max_tokens": tokens,
             "stop": [STOP],
-            "seed": sample_seed(s.seed, question.id, number),
+            "seed": seed,
         }
-        path, prompt = "/completions", question_prompt(question.question, self.style)
-        asked: dict[str, Any] = {"prompt": prompt}
+        path, asked = "/completions", {"prompt": question_prompt(question, self.style)}
         if self.chat:
-            path, asked = "/chat/completions", {"messages": messages(question.question, self.style)}
+            path, asked = "/chat/completions", {"messages": messages(question, self.style)}
         try:
-            return await client.post(path, cast_to=object, body={**self._stated, **body, **asked})
-        except (openai.BadRequestError, openai.UnprocessableEntityError):
             reply: Any = await client.post(path, cast_to=object, body=body | asked)
-            self._stated = {}  # it was refused for these
-            return reply
-
-    async def _ask(self, client: AsyncOpenAI, question: Question, number: int) -> str:
-        import openai
-
-        where = f"model {self.model!r} at {self.url}"
-        try:
-            reply = await self._complete(client, question, number)
             choice = reply["choices"][0]
             return str((choice["message"]["content"] if self.chat else choice["text"]) or "")
         except openai.APIStatusError as error:
@@ -294,12 +318,21 @@ def make_engine(
         return ServerEngine(base_url, model, style, chat is not False, sampling)
     if name == "vllm":
         return VllmEngine(model, style, chat, sampling)
-    loaded, tokenizer = _load(model, dtype)
-    sampler = Sampler(loaded, tokenizer, batch=batch)
-    return TransformersEngine(sampler, model_digest(model), style, uses_chat(tokenizer, chat), sampling)
+    sampler = load_sampler(model, dtype=dtype, batch=batch)
+    return TransformersEngine(sampler, model_digest(model), style, uses_chat(sampler.tokenizer, chat), sampling)
 
 
-def _load(path: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_sampler(path: str, *, dtype: str = "auto", batch: int = BATCH) -> Sampler:
+    """A model with its tokenizer, on a GPU where there is one.
+
+    Args:
+        path: A folder or hub id.
+        dtype: Type of the weights: auto for the checkpoint's own.
+        batch: Sequences at once.
+
+    Raises:
+        RequestError: It cannot be loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -308,4 +341,4 @@ def _load(path: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except Exception as error:  # each class fails in its own way when files are missing or broken
         raise RequestError(f"cannot load {path}: {one_line(error)}; name a model folder or hub id") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return Sampler(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, batch=batch)

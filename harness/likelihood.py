@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from closedbook.harness.prompts import first_line
-from closedbook.harness.sampling import Sampler, _undisturbed
+from closedbook.harness.sampling import Sampler, undisturbed
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,7 @@ class Likelihood:
             return [[] for _ in prompts]
         rows.sort(key=lambda row: len(row[2]))
         found: dict[tuple[int, int], list[tuple[float, int]]] = {}
-        with _undisturbed(self.model):
+        with undisturbed(self.model):
             cache, mask, last = self._read(prompts)
             for some in _batches(rows):
                 owners, tokens = [row[0] for row in some], [row[2] for row in some]
@@ -140,7 +140,7 @@ class Likelihood:
             return []
         found: list[list[Complete]] = [[] for _ in prompts]
         prefixes = [_Prefix(owner, (), 0.0, False) for owner in range(len(prompts))]
-        with _undisturbed(self.model):
+        with undisturbed(self.model):
             cache, mask, feed = self._read(prompts)
             for _ in range(max_tokens + 1):
                 mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
@@ -200,7 +200,7 @@ class Likelihood:
         return Complete(answer.tokens, first_line(self._text(answer.tokens)), math.exp(answer.log_prob))
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return self.sampler._text(list(tokens))
+        return self.sampler.text(list(tokens))
 
     def _forms(self, text: str) -> list[tuple[int, ...]]:
         """The tokens of an answer without and with a space before it, where they differ."""
@@ -216,7 +216,7 @@ class Likelihood:
         from transformers.cache_utils import DynamicCache
 
         device, width = self.model.device, max(map(len, prompts)) - 1
-        pad = self.sampler._pad
+        pad = self.sampler.pad
         ids = [[pad] * (width + 1 - len(prompt)) + list(prompt) for prompt in prompts]
         there = [[0] * (width + 1 - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         tokens, mask = torch.tensor(ids, device=device), torch.tensor(there, device=device)[:, :-1]
@@ -257,7 +257,7 @@ class Likelihood:
         rows: Any = torch.tensor(list(owners), device=device)
         lengths = torch.tensor([len(answer) for answer in answers], device=device)
         cache.reorder_cache(rows)
-        pads = [[self.sampler._pad] * (width - len(answer)) for answer in answers]
+        pads = [[self.sampler.pad] * (width - len(answer)) for answer in answers]
         tokens = [[*answer, *pad] for answer, pad in zip(answers, pads, strict=True)]
         padded = torch.tensor(tokens, dtype=torch.long, device=device)
         at = torch.arange(width + 1, device=device)
@@ -282,7 +282,7 @@ class Likelihood:
         known = min(size, len(self.tokenizer))
         texts = self.tokenizer.batch_decode([[token] for token in range(known)], skip_special_tokens=True)
         stops = torch.zeros(size, dtype=torch.bool)
-        stops[[end for end in self.sampler._ends if end < size]] = True
+        stops[[end for end in self.sampler.ends if end < size]] = True
         ends, closes, settles = stops.clone(), torch.zeros_like(stops), torch.zeros_like(stops)
         for token, text in enumerate(texts):
             lines = f"{text}x".splitlines()  # the x shows a break at the end

@@ -117,6 +117,10 @@ class Sampler:
         batch: Sequences at once, at most.
         stop: Text at which an answer ends and is cut; "" for none.
         together: Whether several processes share the model and ask it at the same time, as many prompts each.
+
+    Attributes:
+        ends: Tokens that end an answer.
+        pad: The token before shorter prompts.
     """
 
     def __init__(
@@ -129,9 +133,9 @@ class Sampler:
         together: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.batch, self.stop, self.together = model, tokenizer, batch, stop, together
-        self._ends = frozenset(_end_ids(model, tokenizer))
+        self.ends = frozenset(_end_ids(model, tokenizer))
         pad = tokenizer.pad_token_id
-        self._pad: int = pad if pad is not None else min(self._ends, default=0)
+        self.pad: int = pad if pad is not None else min(self.ends, default=0)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -180,11 +184,11 @@ class Sampler:
         """A continuation of each prompt; `processors` makes those of the prompts with these numbers and this width."""
         order = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))  # the largest batch first
         answers = [""] * len(prompts)
-        with _undisturbed(self.model):
+        with undisturbed(self.model):
             for start in range(0, len(order), self.batch):
                 some = {at: prompts[at] for at in order[start : start + self.batch]}
                 for at, tokens in self._batch(some, max_new_tokens, processors, options).items():
-                    answers[at] = self._text(tokens)
+                    answers[at] = self.text(tokens)
         return answers
 
     def _batch(
@@ -200,7 +204,7 @@ class Sampler:
         width = max(map(len, prompts.values()))
         device = self.model.device
         padding = {at: width - len(prompt) for at, prompt in prompts.items()}
-        ids = torch.tensor([[self._pad] * padding[at] + list(prompts[at]) for at in prompts], device=device)
+        ids = torch.tensor([[self.pad] * padding[at] + list(prompts[at]) for at in prompts], device=device)
         mask = torch.tensor([[0] * padding[at] + [1] * len(prompts[at]) for at in prompts], device=device)
         cache = self._read_once(ids, mask)
         stops = [_Stop(self.tokenizer, self.stop, width)] if self.stop else []
@@ -235,8 +239,8 @@ class Sampler:
             temperature=1.0,  # these three are for sampling; where a model brings others it would be warned of
             top_p=1.0,
             top_k=50,
-            eos_token_id=sorted(self._ends) or None,
-            pad_token_id=self._pad,
+            eos_token_id=sorted(self.ends) or None,
+            pad_token_id=self.pad,
             use_cache=True,
             cache_implementation=None,  # a model may ask for one of its own, and generate takes only one of the two
             return_dict_in_generate=True,
@@ -270,11 +274,11 @@ class Sampler:
 
     def _ended(self, tokens: list[int]) -> bool:
         """Whether an answer is whole."""
-        return not self._ends.isdisjoint(tokens) or bool(self.stop and self.stop in self.tokenizer.decode(tokens))
+        return not self.ends.isdisjoint(tokens) or bool(self.stop and self.stop in self.tokenizer.decode(tokens))
 
-    def _text(self, tokens: list[int]) -> str:
+    def text(self, tokens: list[int]) -> str:
         """The text up to the first token that ends an answer, or to the stop."""
-        end = next((at + 1 for at, token in enumerate(tokens) if token in self._ends), len(tokens))
+        end = next((at + 1 for at, token in enumerate(tokens) if token in self.ends), len(tokens))
         text = str(self.tokenizer.decode(tokens[:end], skip_special_tokens=True))
         return text.split(self.stop)[0] if self.stop else text
 
@@ -346,7 +350,7 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 @contextmanager
-def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
+def undisturbed(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode without gradients and without notices of transformers; each part is put back as it was."""
     import torch
 

@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from closedbook.harness.compare import names_of
 from closedbook.harness.drawing import Grade
-from closedbook.harness.engines import TransformersEngine, make_engine
+from closedbook.harness.engines import LONGEST_PROMPT, engine_identity, load_sampler
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.fields import flat
-from closedbook.harness.files import alone
+from closedbook.harness.files import alone, model_digest
 from closedbook.harness.judge import JudgeSettings, make_judge
 from closedbook.harness.likelihood import Likelihood, Scored
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.questions import Question
 from closedbook.harness.sample_store import RecordStore
-from closedbook.harness.sampling import Sampling, encode_prompts
+from closedbook.harness.sampling import encode_prompts, uses_chat
 from closedbook.harness.study.accessibility import bucket_names, buckets
 from closedbook.harness.study.analyses import at_most, read_sample_runs, require_alike
 from closedbook.harness.study.mass import Listed, MassRun, QuestionMass
@@ -191,15 +191,16 @@ def likelihood(request: Request, judging: JudgeSettings, progress: bool = True) 
     path = untrained(request.model, name, request.split, request.allow_contaminated)
     judge = make_judge(judging)
     judge.preflight()
-    engine = cast(TransformersEngine, make_engine("hf", path, style, request.chat, Sampling()))
-    settings = settings_of(engine, name, request.split, judge)
-    del settings["sampling"]
-    store = MassStore(request.folder)
+    sampler = load_sampler(path)
+    chat = uses_chat(sampler.tokenizer, request.chat)
+    identity = engine_identity(model_digest(path), style, chat, None, **sampler.identity)
+    settings = settings_of(identity, name, request.split, judge)
     settings["listing"] = {"least": request.least, "max_tokens": request.max_tokens}
+    store = MassStore(request.folder)
     try:
         with alone(request.folder):
             store.begin(settings, [question.id for question in questions], 1)
-            found = _fill(store, questions, engine, request, grading(judge, style), progress)
+            found = _fill(store, questions, Likelihood(sampler), chat, request, grading(judge, style), progress)
     except KeyboardInterrupt:
         raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
     return Found(request.folder, [found[question.id] for question in questions])
@@ -208,7 +209,8 @@ def likelihood(request: Request, judging: JudgeSettings, progress: bool = True) 
 def _fill(
     store: MassStore,
     questions: Sequence[Question],
-    engine: TransformersEngine,
+    likely: Likelihood,
+    chat: bool,
     request: Request,
     grade: Grade,
     progress: bool,
@@ -216,14 +218,14 @@ def _fill(
     """Compute and grade, block by block, what is missing; all of it."""
     from tqdm import tqdm
 
-    found, likely = store.read(), Likelihood(engine.sampler)
+    found = store.read()
     waiting = [q for q in questions if q.id not in found or any(said.reward is None for said in found[q.id].answers)]
     done = len(questions) - len(waiting)
     with tqdm(initial=done, total=len(questions), desc="listing", unit="question", disable=not progress) as bar:
         for at in range(0, len(waiting), BLOCK):
             block = waiting[at : at + BLOCK]
             new = [q for q in block if q.id not in found]
-            for listed in _listed(likely, engine, new, request):
+            for listed in _listed(likely, chat, new, request):
                 found[listed.id] = listed
                 bar.update()
             graded = _graded(block, found, grade)
@@ -233,13 +235,11 @@ def _fill(
     return found
 
 
-def _listed(
-    likely: Likelihood, engine: TransformersEngine, questions: Sequence[Question], request: Request
-) -> Iterator[QuestionMass]:
+def _listed(likely: Likelihood, chat: bool, questions: Sequence[Question], request: Request) -> Iterator[QuestionMass]:
     """The likely answers to questions, not graded yet, and the scores of their gold answers."""
     for at in range(0, len(questions), AT_ONCE):
         some = questions[at : at + AT_ONCE]
-        prompts = encode_prompts(engine.sampler.tokenizer, some, engine.style, engine.chat, engine.longest)
+        prompts = encode_prompts(likely.tokenizer, some, "direct", chat, LONGEST_PROMPT)
         golds = likely.log_probs(prompts, [question.answers for question in some])
         listings = likely.likeliest(prompts, request.least, request.max_tokens)
         for question, scored, listing in zip(some, golds, listings, strict=True):

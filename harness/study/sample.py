@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from closedbook.harness.drawing import Engine, Said, draw
 from closedbook.harness.drawing import Grade as Grading
+from closedbook.harness.drawing import Said, draw
 from closedbook.harness.engines import EngineName, make_engine
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import alone
@@ -160,7 +160,7 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
         judge.preflight()
     engine = make_engine(request.engine, path, style, request.chat, request.sampling, base_url=request.base_url)
     store = SampleStore(request.folder)
-    settings = settings_of(engine, name, request.split, judge)
+    settings = settings_of(engine.identity, name, request.split, judge)
     grade = grading(judge, style) if judge else None
     try:
         with alone(request.folder):  # two at once would draw one sample twice
@@ -189,10 +189,10 @@ def untrained(model: str, name: str, split: str, allowed: bool = False) -> str:
     return path
 
 
-def settings_of(engine: Engine, name: str, split: str, judge: Judge | None) -> dict[str, Any]:
-    """All that a sample and its grade depend on, besides the question."""
+def settings_of(identity: Mapping[str, Any], name: str, split: str, judge: Judge | None) -> dict[str, Any]:
+    """All that an answer and its grade depend on, besides the question; `identity` is the engine's part of it."""
     task = {"benchmark": name, "split": split, "manifest": read_manifest(name).digest}
-    return {**engine.identity, "task": task, "judge": dict(judge.identity) if judge else None}
+    return {**identity, "task": task, "judge": dict(judge.identity) if judge else None}
 
 
 def grading(judge: Judge, style: Style) -> Grading:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from closedbook.harness.engines import TransformersEngine, make_engine
+from closedbook.harness.engines import load_sampler
 from closedbook.harness.errors import RequestError, WorkError
-from closedbook.harness.files import model_digest
+from closedbook.harness.files import alone, model_digest
 from closedbook.harness.likelihood import Likelihood, Scored
 from closedbook.harness.prompts import template_digest
 from closedbook.harness.sample_store import Head, RecordStore
 from closedbook.harness.samples import Sample
-from closedbook.harness.sampling import Sampling, encode_prompt
+from closedbook.harness.sampling import encode_prompt
 from closedbook.harness.study.analyses import SampleRun
 
 AT_ONCE = 8  # questions that are scored and saved together
@@ -69,7 +69,7 @@ def scores_of(run: SampleRun, asked: Mapping[str, str], path: str, folder: Path,
         progress: Show a bar on standard error.
 
     Raises:
-        RequestError: The samples are of another model, or not of short answers.
+        RequestError: The samples are of another model, or not of short answers; or another analysis scores them now.
         WorkError: It ended early; what was scored is kept.
     """
     wanted = {"model": model_digest(path), "prompt": f"direct-{template_digest('direct')}"}
@@ -82,15 +82,16 @@ def scores_of(run: SampleRun, asked: Mapping[str, str], path: str, folder: Path,
     chat = bool(run.head.settings["chat"])
     settings = {**wanted, "chat": chat}
     store = ScoreStore(folder / f"scores-{Head(settings, 1, ()).digest}")
-    store.begin(settings, run.head.ids, 1)
-    found = store.read()
-    missing = {q.id: texts for q in run.samples if (texts := _lacking(found.get(q.id, {}), q.samples))}
-    if missing:
-        try:
-            _fill(store, missing, asked, path, chat, progress)
-        except KeyboardInterrupt:
-            raise WorkError(f"interrupted; the same command goes on from what is kept in {store.folder}") from None
-        found = store.read()
+    try:
+        with alone(store.folder):  # two at once would write one file
+            store.begin(settings, run.head.ids, 1)
+            found = store.read()
+            missing = {q.id: texts for q in run.samples if (texts := _lacking(found.get(q.id, {}), q.samples))}
+            if missing:
+                _fill(store, missing, asked, path, chat, progress)
+                found = store.read()
+    except KeyboardInterrupt:
+        raise WorkError(f"interrupted; the same command goes on from what is kept in {store.folder}") from None
     return found
 
 
@@ -103,8 +104,7 @@ def _fill(
 ) -> None:
     from tqdm import tqdm
 
-    engine = cast(TransformersEngine, make_engine("hf", path, "direct", chat, Sampling()))
-    likely, ids = Likelihood(engine.sampler), list(missing)
+    likely, ids = Likelihood(load_sampler(path)), list(missing)
     with tqdm(total=len(ids), desc="scoring", unit="question", disable=not progress) as bar:
         for at in range(0, len(ids), AT_ONCE):
             some = ids[at : at + AT_ONCE]

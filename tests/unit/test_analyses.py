@@ -19,7 +19,7 @@ from closedbook.harness.study.commands import analyze_app
 from closedbook.harness.study.tables import Analysis, markdown, plain_rows, write
 
 SETTINGS = {"model": "a" * 64, "prompt": "direct-1", "judge": {"kind": "rules"}, "sampling": {"seed": 0},
-            "engine": {"engine": "server", "server": "http://gorlim/v1"}}  # fmt: skip
+            "engine": {"engine": "server", "neutral_settings": "stated"}}  # fmt: skip
 
 
 def question(id, rewards):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from closedbook.harness.compare import Answered, read_run
 from closedbook.harness.errors import RequestError, WorkError
-from closedbook.harness.files import model_digest
+from closedbook.harness.files import alone, model_digest
 from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.likelihood import Scored
 from closedbook.harness.manifests import load_questions
@@ -231,7 +231,7 @@ def test_every_sampled_answer_is_scored_once_and_kept(sampled, tiny_policy, tmp_
         q.id: {said.answer for said in q.samples} for q in run.samples
     }
     assert all(score.log_prob < 0 and score.tokens > 0 for some in scores.values() for score in some.values())
-    monkeypatch.setattr("closedbook.harness.study.scores.make_engine", None)  # nothing is left to score
+    monkeypatch.setattr("closedbook.harness.study.scores.load_sampler", None)  # nothing is left to score
     assert scores_of(run, asked, str(tiny_policy), tmp_path / "out", progress=False) == scores
 
 
@@ -240,8 +240,16 @@ def test_scoring_that_is_interrupted_says_that_it_goes_on(sampled, tiny_policy, 
         raise KeyboardInterrupt
 
     run, asked = sampled
-    monkeypatch.setattr("closedbook.harness.study.scores.make_engine", stopped)
+    monkeypatch.setattr("closedbook.harness.study.scores.load_sampler", stopped)
     with pytest.raises(WorkError, match="interrupted; the same command goes on from what is kept in"):
+        scores_of(run, asked, str(tiny_policy), tmp_path / "out", progress=False)
+
+
+def test_two_analyses_do_not_keep_scores_in_one_folder_at_once(sampled, tiny_policy, tmp_path):
+    run, asked = sampled
+    scores_of(run, asked, str(tiny_policy), tmp_path / "out", progress=False)
+    (folder,) = (tmp_path / "out").iterdir()
+    with alone(folder), pytest.raises(RequestError, match="another run writes to"):
         scores_of(run, asked, str(tiny_policy), tmp_path / "out", progress=False)
 
 
@@ -278,6 +286,9 @@ def test_the_command_writes_its_table_and_scores_once(sampled, tiny_policy, writ
     ]  # fmt: skip
     assert shown["rows"][1]["generated tokens"] > shown["rows"][0]["generated tokens"] > 1
     assert shown["run"]["model"] == model_digest(str(tiny_policy))
+    read = json.loads((tmp_path / "out" / "baselines.json").read_text())["inputs"]
+    assert [one["folder"].rpartition("/")[2] for one in read] == ["samples", "eval", "cot", tiny_policy.name]
+    assert read[-1]["digest"] == shown["run"]["model"][:16]
     assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".parquet", ".csv", ".md", ".json", ".svg"}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from closedbook.harness.engines import NEUTRAL, ServerEngine
+from closedbook.harness.engines import NEUTRAL, ServerEngine, load_sampler
 from closedbook.harness.errors import RequestError
 from closedbook.harness.questions import make_question
 from closedbook.harness.sampling import STOP, Sampling
@@ -24,10 +24,10 @@ def only_openais(request):
 def test_a_server_is_told_to_draw_from_the_models_own_distribution():
     with JudgeServer(lambda prompt: "Gorlim") as server:
         assert drawn(server) == [["Gorlim"] * 2] * 2
-    for body in server.requests:
+    for body in server.requests[1:]:
         assert body.items() >= NEUTRAL.items()
         assert (body["temperature"], body["top_p"], body["stop"]) == (1.0, 1.0, [STOP])
-    assert len({body["seed"] for body in server.requests}) == 4
+    assert len({body["seed"] for body in server.requests[1:]}) == 4
 
 
 def test_what_is_asked_for_is_stated_and_not_the_neutral_value():
@@ -42,9 +42,26 @@ def test_a_server_that_knows_less_is_asked_without():
         asked = len(server.requests)
         engine = ServerEngine(server.url, "osric", "direct", True, Sampling(), concurrency=1)
         assert engine.sample(QUESTIONS, 8, 0) == [["Gorlim"] * 8] * 2
-    assert len(server.requests) - asked == 17  # one call was refused, and no further one makes the mistake
+        assert engine.identity["engine"] == {"engine": "server", "neutral_settings": "refused"}
+    assert len(server.requests) - asked == 18  # one call was refused, and one more showed why
+
+
+def test_a_server_that_changes_its_mind_is_not_asked_in_two_ways():
+    replies = iter(["Gorlim"])
+    changed = JudgeServer(reply_to_request=lambda body: next(replies, 400))
+    with changed as server, pytest.raises(RequestError, match="refused a call: 400"):
+        drawn(server)
+    assert all(body.items() >= NEUTRAL.items() for body in server.requests)
 
 
 def test_a_top_k_that_a_server_refuses_is_not_left_out():
     with JudgeServer(reply_to_request=only_openais) as server, pytest.raises(RequestError, match="refused a call: 400"):
         drawn(server, Sampling(top_k=5))
+
+
+def test_a_model_is_loaded_by_its_folder_and_what_is_none_is_refused_by_its_name(tiny_policy, tmp_path):
+    sampler = load_sampler(str(tiny_policy), batch=3)
+    assert (sampler.batch, sampler.identity) == (3, {"engine": "transformers", "dtype": "float32"})
+    assert sampler.text([*sampler.tokenizer("Asia")["input_ids"], *sampler.ends]) == "Asia"
+    with pytest.raises(RequestError, match=r"^cannot load .*; name a model folder or hub id$"):
+        load_sampler(str(tmp_path))

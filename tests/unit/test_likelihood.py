@@ -178,7 +178,7 @@ def test_a_bound_is_a_probability(tokenizer, least):
 
 def test_a_reply_without_any_end_lists_nothing_but_ends_by_lines(tokenizer):
     likely = likelihood(tokenizer, 0)
-    likely.sampler._ends = []
+    likely.sampler.ends = frozenset()
     (listing,) = likely.likeliest([[3, 4]], 0.001, 2)
     assert listing.answers
     assert all(answer.tokens and answer.text for answer in listing.answers)
@@ -215,7 +215,7 @@ def test_every_family_answers_as_in_whole_passes_also_beyond_a_sliding_window(ot
     tokenizer = other_family.tokenizer
     prompts = [tokenizer(text)["input_ids"] for text in ("Gorlim", "Tharn Osric " * 6, "Osric Gorlim Gorlim")]
     assert max(map(len, prompts)) > 8
-    (end,) = other_family.sampler._ends
+    (end,) = other_family.sampler.ends
     listings = other_family.likeliest(prompts, 2e-4, 2)
     assert sum(len(listing.answers) for listing in listings) > 3
     for prompt, listing in zip(prompts, listings, strict=True):

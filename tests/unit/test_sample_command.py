@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -88,9 +89,28 @@ def test_a_server_draws_with_a_seed_for_each_sample(tmp_path):
         request = Request("m", n=3, out=tmp_path / "run", engine="openai", base_url=server.url, limit=2, sampling=SHORT)
         done = drawn(request)
     assert [said.text for line in done.samples for said in line.samples] == ["Paris", "Paris"]
-    seeds = {body["seed"] for body in server.requests}
-    assert len(seeds) == 6
-    assert all(body["max_tokens"] == 4 and body["temperature"] == 1.0 for body in server.requests)
+    probe, *asked = server.requests
+    assert len({body["seed"] for body in asked}) == 6
+    assert all(body["max_tokens"] == 4 and body["temperature"] == 1.0 for body in asked)
+    assert probe["max_tokens"] == 1
+
+
+def test_a_server_that_stands_elsewhere_goes_on_and_its_address_is_not_written(tmp_path):
+    request = Request("m", n=2, out=tmp_path / "run", engine="openai", limit=2, sampling=SHORT)
+    for n, asked in ((2, 5), (3, 3)):
+        with JudgeServer(lambda prompt: "Paris") as server:
+            drawn(replace(request, n=n, base_url=server.url))
+        assert len(server.requests) == asked
+        assert "127.0.0.1" not in (tmp_path / "run" / "samples.json").read_text()
+
+
+def test_samples_with_and_without_neutral_settings_are_not_mixed(tmp_path):
+    request = Request("m", n=2, out=tmp_path / "run", engine="openai", limit=2, sampling=SHORT)
+    with JudgeServer(lambda prompt: "Paris") as server:
+        drawn(replace(request, base_url=server.url))
+    knows_less = JudgeServer(reply_to_request=lambda body: 400 if "min_p" in body else "Paris")
+    with knows_less as server, pytest.raises(RequestError, match=r"engine\.neutral_settings was 'stated' and is 'ref"):
+        drawn(replace(request, n=3, base_url=server.url))
 
 
 @pytest.mark.parametrize(
