@@ -268,9 +268,10 @@ class ServerEngine:
             "stop": [STOP],
             "seed": seed,
         }
-        path, asked = "/completions", {"prompt": question_prompt(question, self.style)}
+        asked: dict[str, Any] = {"prompt": question_prompt(question, self.style)}
         if self.chat:
-            path, asked = "/chat/completions", {"messages": messages(question, self.style)}
+            asked = {"messages": messages(question, self.style)}
+        path = "/chat/completions" if self.chat else "/completions"
         try:
             reply: Any = await client.post(path, cast_to=object, body=body | asked)
             choice = reply["choices"][0]

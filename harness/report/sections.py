@@ -342,6 +342,10 @@ def _facts(analysis: Analysis) -> Iterator[str]:
                 f"{found.n:,} questions with 0 of {n}. A fact that is said once in {more} times has a chance of "
                 f"{100 * missed:.0f} % to be in none of {n}."
             )
+        if hidden := again.get("hidden_by_failures"):
+            yield f"A failure of the judge may hide a right answer to {hidden} of the others."
+    if ungraded := made.get("left_out_as_ungraded"):
+        yield f"{ungraded} questions are in no bucket, since answers that the judge failed on could change which."
     if analysis.name == "flips" and {"questions", "gained", "lost"} <= made.keys():
         yield f"Of {made['questions']} questions {made['gained']} became right and {made['lost']} were lost."
 

@@ -144,7 +144,8 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     if request.n < 1:
         raise RequestError(f"-n {request.n}: draw at least one sample")
     every = load_questions(name, request.split)[: request.limit]
-    questions, sharding = every, None
+    questions: Sequence[Question] = every
+    sharding = None
     if request.shard:
         if request.shard.of > len(every):
             raise RequestError(

@@ -268,7 +268,7 @@ def _draw(plot: Callable[[Axes], object], title: str, *paths: Path) -> None:
 
 def _show_all_names(axes: Axes) -> None:
     """Make the legend again where a name begins with "_": matplotlib leaves it out, as its own `_child0`."""
-    named = (*axes.get_children(), *axes.containers)
+    named: list[Any] = [*axes.get_children(), *axes.containers]
     hidden = [one for one in named if re.match(r"_(?!child\d|container\d|nolegend_)", str(one.get_label()))]
     for one in hidden:
         one.set_label(f"{NAMED}{one.get_label()}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import chisquare
 
-from closedbook.harness.engines import ServerEngine, _load
+from closedbook.harness.engines import ServerEngine, load_sampler
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.sampling import Sampling, encode_prompt
@@ -125,7 +125,8 @@ def assert_drawn_from_the_first_token(texts, folder, question):
     """That texts of one token are draws from the softmax over the first one, as transformers computes it."""
     import torch
 
-    model, tokenizer = _load(str(folder), "auto")
+    sampler = load_sampler(str(folder))
+    model, tokenizer = sampler.model, sampler.tokenizer
     with torch.no_grad():
         logits = model(torch.tensor([encode_prompt(tokenizer, question.question, "direct", True)])).logits[0, -1]
     expected: Counter[str] = Counter()

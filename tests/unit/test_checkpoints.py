@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from closedbook.harness.compare import Answered
+from closedbook.harness.compare import Answered, gold_group
 from closedbook.harness.errors import RequestError
 from closedbook.harness.splits import Overlap
 from closedbook.harness.statistics import Estimate
@@ -17,7 +17,6 @@ from closedbook.harness.study.checkpoints import (
     Trained,
     accuracy,
     attribution,
-    gold_group,
     mean_difference,
     overlaps_of,
     transfer,

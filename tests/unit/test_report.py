@@ -10,6 +10,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,23 @@ def test_facts_beside_the_tables_are_said_in_sentences(whole):
     assert "20 right answers became the likeliest; before training they stood at rank 2 (20)." in said
 
 
+def test_what_failures_of_the_judge_hide_is_said(study):
+    made = {
+        "n": 8,
+        "left_out_as_ungraded": 3,
+        "recheck": {
+            "more": 8,
+            "found": asdict(Estimate(0.2, 0.1, 0.4, 20)),
+            "missed_if_rare": 0.3,
+            "hidden_by_failures": 2,
+        },
+    }
+    write(Analysis("accessibility", "t", ("bucket",), [["0"]], made), study / "failures")
+    said = part(study / "failures", "accessibility").facts
+    assert "A failure of the judge may hide a right answer to 2 of the others." in said
+    assert "3 questions are in no bucket, since answers that the judge failed on could change which." in said
+
+
 def test_an_analysis_says_which_run_it_is_of(whole):
     found = part(whole, "baselines").blocks[0].source
     assert [(name, anchor) for name, _, anchor in found.inputs] == [("base", "run-s1")]
@@ -374,7 +392,12 @@ def test_cost_and_provenance_have_every_run(whole, study):
 def test_the_commands_of_a_study_are_read_once_however_many_runs_it_has(study, monkeypatch):
     said: list[str] = []
     split = shlex.split
-    monkeypatch.setattr(shlex, "split", lambda text: said.append(text) or split(text))
+
+    def counted(text):
+        said.append(text)
+        return split(text)
+
+    monkeypatch.setattr(shlex, "split", counted)
     for folder in ("samples", "eval", "likelihood"):
         for at in range(20):
             stage = {"command": f"closedbook {folder} {at}", "digest": "d", "seconds": 90.0}
@@ -466,7 +489,7 @@ def test_what_the_page_does_not_know_brings_no_text_to_a_page_for_others(study):
     decoded = [base64.b64decode(data).decode("utf-8", "replace") for data in re.findall(r"base64,([\w+/=]+)", page)]
     assert not [text for text in [page, *decoded] if "Hamlet" in text]
     for part in (part for part in sections(found, texts=False) if part.id.endswith(("unheard", "passk"))):
-        shown = part.blocks[-1]
+        shown: Any = part.blocks[-1]
         assert [column.name for column in shown.columns] == ["run", "k", "share of it"]
         assert texts(shown) == [["base", "1", "25.0 %"], ["grpo", "2", "50.0 %"]]
         assert shown.source.command == "closedbook analyze it"

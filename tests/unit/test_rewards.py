@@ -4,6 +4,7 @@ import math
 import random
 import re
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -327,7 +328,7 @@ def test_the_plain_function_refuses_a_judge_that_is_not_there(monkeypatch):
 
 @pytest.mark.parametrize("absent", ["question", "answers"])
 def test_a_data_set_without_a_column_is_refused_by_its_name(absent):
-    columns = {"question": [HAMLET], "answers": [BARD]}
+    columns: dict[str, Any] = {"question": [HAMLET], "answers": [BARD]}
     del columns[absent]
     said = f"^judge_reward: the data set has no column '{absent}'; it needs prompt, question and answers"
     with pytest.raises(RequestError, match=said):

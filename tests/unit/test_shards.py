@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from typing import Any
 
 import pytest
 import typer
@@ -33,7 +34,7 @@ def request_of(tiny_policy, tmp_path):
     def make(number=None, n=3, out=None, **more):
         shard = None if number is None else Shard(number, 3)
         folder = tmp_path / (out or (f"s{number}" if shard else "once"))
-        given = {"sampling": Sampling(max_new_tokens=4), "limit": 7} | more
+        given: dict[str, Any] = {"sampling": Sampling(max_new_tokens=4), "limit": 7} | more
         return Request(str(tiny_policy), n=n, out=folder, shard=shard, **given)
 
     return make
