@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from closedbook.harness.dedup.profiles import normal_words
-from closedbook.harness.sources import benchmarks
+from closedbook.harness.sources import packaged
 from closedbook.harness.splits import read_sources
 
 LEAST = 6
@@ -22,7 +22,7 @@ TARGET = Path(__file__).resolve().parents[1] / "harness" / "dedup" / "word_count
 def word_counts() -> str:
     """The text of the file, from the sources as they are at hand."""
     questions, counts = 0, Counter[str]()
-    for chosen in benchmarks().values():
+    for chosen in packaged().values():
         for source in {source.split: source for source in read_sources(chosen)}.values():
             questions += len(source.questions)
             for question in source.questions:

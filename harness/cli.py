@@ -7,6 +7,7 @@ else; what is meant for people goes to standard error. Heavy imports happen insi
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -53,8 +54,10 @@ splits_app = typer.Typer(no_args_is_help=True, help="Train, validation and test,
 tasks_app = typer.Typer(no_args_is_help=True, help="The lm-eval tasks.")
 dedup_app = typer.Typer(no_args_is_help=True, help="Deduplication at the level of facts.")
 judge_app = typer.Typer(no_args_is_help=True, help="Grading answers.")
+benchmarks_app = typer.Typer(no_args_is_help=True, help="Benchmarks of your own, in the folder CLOSEDBOOK_BENCHMARKS.")
 for name, sub in (
     ("data", data_app), ("splits", splits_app), ("tasks", tasks_app), ("dedup", dedup_app), ("judge", judge_app),
+    ("benchmarks", benchmarks_app),
 ):  # fmt: skip
     app.add_typer(sub, name=name)
 
@@ -83,7 +86,10 @@ MaxFailuresFlag = Annotated[
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print how many calls it would take, and end.")]
 Names = Annotated[
     list[str] | None,
-    typer.Argument(help="nq, triviaqa, popqa, simpleqa, worldfacts; all of them unless named.", show_default=False),
+    typer.Argument(
+        help="nq, triviaqa, popqa, simpleqa, worldfacts or one of your own; all of them unless named.",
+        show_default=False,
+    ),
 ]
 
 
@@ -431,11 +437,46 @@ def data_list(as_json: JsonFlag = False) -> None:
         print_json(list(benchmarks().values()))
     else:
         for chosen in benchmarks().values():
-            source = chosen.repo or "ships with this package"
-            typer.echo(
-                f"{chosen.name}: {chosen.title}\n  source: {source}\n  licence: {chosen.licence}\n  {chosen.homepage}"
-            )
-            typer.echo("  " + chosen.citation.strip().replace("\n", "\n  ") + "\n")
+            source = chosen.repo or ("ships with this package" if chosen.packaged else chosen.home / chosen.bundled)
+            said = [f"{chosen.name}: {chosen.title}", f"source: {source}", f"licence: {chosen.licence}"]
+            said += [chosen.homepage, *chosen.citation.strip().splitlines()]
+            typer.echo("\n  ".join(filter(None, said)) + "\n")
+
+
+@benchmarks_app.command("new")
+def benchmarks_new(
+    name: Annotated[str, typer.Argument(help="Its name: lower-case letters and digits.")],
+    data: Annotated[Path, typer.Argument(help="A .jsonl or .parquet file, a question and its answers a row.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of your benchmarks; else CLOSEDBOOK_BENCHMARKS.", show_default=False)
+    ] = None,
+    question_column: Annotated[
+        str | None,
+        typer.Option(help="Else the first there is of question, prompt, instruction, problem, input, query."),
+    ] = None,
+    answer_column: Annotated[
+        str | None, typer.Option(help="A text or a list of texts; else answer, answers, output, response, ...")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Its name for people.", show_default=False)] = None,
+    licence: Annotated[str, typer.Option(help="Of the questions.")] = "not stated",
+) -> None:
+    """Make a benchmark of your own out of a file: its description, its two tasks and its rows, ready to use.
+
+    Example: `closedbook benchmarks new gorlim questions.jsonl --out mine`. Of the questions two fifths become test, a
+    tenth validation, the rest train; `mine/benchmarks.toml` says so and is yours to change. Nothing is overwritten.
+    Prints what to run next: with `CLOSEDBOOK_BENCHMARKS=mine` every command knows `gorlim` and its task `gorlim_dedup`.
+    """
+    from closedbook.harness.own_benchmark import Request, new_benchmark
+    from closedbook.harness.sources import own_home
+
+    if (home := out or own_home()) is None:
+        raise RequestError("--out: name the folder of your benchmarks, or set CLOSEDBOOK_BENCHMARKS")
+    source = new_benchmark(Request(name, data, home.absolute(), question_column, answer_column, licence, title or name))
+    counts = f"{source.rows:,} rows, {len(source.questions):,} questions"
+    left = f"{source.merged:,} rows ask the words of an earlier one, {source.unusable:,} lack a question or an answer"
+    people.print(f"{name}: {counts}; {left}", highlight=False, soft_wrap=True)
+    typer.echo(f"export CLOSEDBOOK_BENCHMARKS={shlex.quote(str(home.absolute()))}")
+    typer.echo(f"closedbook splits build {name}\nclosedbook eval smollm2 --tasks {name}_dedup")
 
 
 @app.command("export")
@@ -501,21 +542,21 @@ def splits_build(
 ) -> None:
     """Build the manifests from the sources; the same sources give the same bytes.
 
-    When all benchmarks are built, overlaps between them are written too. With a model as decider its replies are kept,
-    so a build that was killed goes on from there.
+    When all benchmarks are built, overlaps between those of the package are written too. With a model as decider its
+    replies are kept, so a build that was killed goes on from there.
     """
     from closedbook.harness import splits
     from closedbook.harness.dedup.decisions import to_json
     from closedbook.harness.dedup.embeddings import Embedder
     from closedbook.harness.files import written_aside
-    from closedbook.harness.manifests import manifests_dir, write_manifest
-    from closedbook.harness.sources import benchmarks
+    from closedbook.harness.manifests import manifest_file, manifests_dir, write_manifest
+    from closedbook.harness.sources import benchmark, benchmarks
 
     if drop not in ("test", "train"):
         raise RequestError(f"--drop is test or train, not {drop!r}")
     if embeddings == "":
         raise RequestError("--embeddings names no model; name minilm or another one, or leave it out")
-    places = {(out or manifests_dir()) / f for f in (splits.OVERLAPS, *(f"{name}.jsonl" for name in benchmarks()))}
+    places = {(out or manifests_dir()) / splits.OVERLAPS, *(manifest_file(name, out) for name in benchmarks())}
     if ledger and ledger.resolve() in {place.resolve() for place in places}:
         raise RequestError(f"--ledger: {ledger} is the place of a manifest; choose another file")
     seed = splits.SEED if seed is None else seed
@@ -532,6 +573,12 @@ def splits_build(
     if not names:
         with people.status("looking for overlaps between benchmarks"):
             splits.write_overlaps(splits.find_overlaps(out, decider, embed=embed), out)
+    for name in built:
+        if not benchmark(name).packaged:
+            said = (
+                f"{name}: overlaps with other benchmarks are not looked for; `closedbook dedup run --help` tells how to"
+            )
+            people.print(said, highlight=False, markup=False, soft_wrap=True)
     if as_json:
         print_json(_summary(built))
     else:

@@ -127,16 +127,16 @@ def _source(chosen: Benchmark, manifest: Manifest) -> str:
         config = f", configuration `{chosen.config}`" if chosen.config else ""
         where = f"[{chosen.repo}](https://huggingface.co/datasets/{chosen.repo}){config}"
     else:
-        where = "ships with closedbook"
+        where = "ships with closedbook" if chosen.packaged else "a file of its authors' own"
     rows = [
-        [split, pin.rows, chosen.rows[split], pin.unusable, pin.merged, pin.questions]
+        [split, pin.rows, chosen.rows.get(split, pin.rows), pin.unusable, pin.merged, pin.questions]
         for split, pin in manifest.sources.items()
     ]
     empty = f", and those with an empty {' or '.join(f'`{c}`' for c in chosen.required)}" if chosen.required else ""
     return "\n".join(
         [
             f"- source: {where}",
-            f"- home: <{chosen.homepage}>",
+            *([f"- home: <{chosen.homepage}>"] if chosen.homepage else []),
             f"- manifest, which says what is in which split: SHA-256 `{manifest.digest}`, variant {manifest.variant}",
             "",
             "The manifest was made from:",
@@ -176,7 +176,7 @@ def _dropped(manifest: Manifest) -> str:
 
 
 def _licence(chosen: Benchmark) -> str:
-    beside = " That file is the LICENCE.md beside this one." if chosen.bundled else ""
+    beside = " That file is the LICENCE.md beside this one." if chosen.bundled and chosen.packaged else ""
     unstated = f"\n\n{_paragraph(UNSTATED)}" if chosen.licence_id == "unknown" else ""
     return (
         f"As stated upstream: {chosen.licence}.{beside}{unstated}\n\n"
@@ -192,7 +192,7 @@ def _prompts() -> str:
 
 def _citation(chosen: Benchmark) -> str:
     citation = chosen.citation.strip()
-    return _fenced(citation, "bibtex") if citation.startswith("@") else citation
+    return _fenced(citation, "bibtex") if citation.startswith("@") else citation or "None is stated."
 
 
 def _fenced(text: str, language: str = "") -> str:

@@ -30,6 +30,7 @@ from closedbook.harness.manifests import load_questions
 from closedbook.harness.metrics import METRICS
 from closedbook.harness.provenance import contaminated_allowed, installed_versions
 from closedbook.harness.small_model import model_path
+from closedbook.harness.sources import own_home
 from closedbook.harness.statistics import Confusion, Estimate, corrected, mean_over_tasks, proportion
 
 LOCAL_BACKENDS = ("hf", "vllm")
@@ -49,9 +50,19 @@ class Evaluation:
     tally: Tally
 
 
+def _task_folders() -> list[Path]:
+    """The folders with task files; what a later one holds wins, as it does in lm-eval."""
+    return [home for home in (own_home(), tasks_dir()) if home]
+
+
+def _task_files() -> dict[str, Path]:
+    """The files of all tasks and groups, by name."""
+    return {path.stem: path for folder in _task_folders() for path in folder.glob("*.yaml")}
+
+
 def task_names() -> list[str]:
-    """Names of all tasks and groups of this package."""
-    return sorted(path.stem for path in tasks_dir().glob("*.yaml"))
+    """Names of all tasks and groups, of this package and of one's own."""
+    return sorted(_task_files())
 
 
 def _check_local_model(model: str, given: Mapping[str, Any]) -> tuple[str, bool]:
@@ -313,9 +324,14 @@ def members(tasks: Sequence[str]) -> list[str]:
     """The tasks, with groups resolved."""
     import yaml
 
+    files = _task_files()
+
     def of(task: str) -> list[str]:
-        described = yaml.safe_load((tasks_dir() / f"{task}.yaml").read_text(encoding="utf-8").partition("metadata:")[0])
-        return list(described["task"]) if "group" in described else [task]
+        try:
+            described = yaml.safe_load(files[task].read_text(encoding="utf-8").partition("metadata:")[0])
+        except yaml.YAMLError:  # a task that is written out, with a !function in it
+            described = None
+        return list(described["task"]) if isinstance(described, dict) and "group" in described else [task]
 
     return [member for task in tasks for member in of(task)]
 
@@ -328,7 +344,12 @@ def _lm_eval(run: _Run, batch_size: str, folder: Path) -> tuple[dict[str, Any], 
 
     judge = {"judge": run.judge.model_dump()} if run.judge else {}
     metadata = run.public_arguments | judge | {"split": run.split, "allow_contaminated": run.allow_contaminated}
-    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=metadata)
+    manager = TaskManager(include_path=_task_folders(), include_defaults=False, metadata=metadata)
+    if lost := next((task for task in run.tasks if task not in manager.all_tasks), None):
+        raise RequestError(
+            f"{_task_files()[lost]} is no task {lost}, or a file that it includes is not there; write it as "
+            "`closedbook benchmarks new` does"
+        )
     # a source that cannot be had, and a checkpoint that was trained on it, are found out before the model is loaded
     tasks = manager.load(list(run.tasks))["tasks"]
     checkpoint = {name: task.config.metadata["closedbook"]["checkpoint"] for name, task in tasks.items()}

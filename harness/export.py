@@ -192,7 +192,7 @@ def repository(chosen: Benchmark, manifest: Manifest, asked: Mapping[str, Sequen
     """The files of a data set repository: the card, a parquet file a split, and the licence of what we ship."""
     card = data_card(chosen, manifest, {split: len(questions) for split, questions in asked.items()}).encode()
     files: Files = {CARD: card}
-    if chosen.bundled:
+    if chosen.bundled and chosen.packaged:
         files[LICENCE] = (tasks_dir() / chosen.bundled).with_name(LICENCE).read_bytes()
     schema, digest = schema_of(chosen, list(chain.from_iterable(asked.values()))), hashlib.sha256(card).hexdigest()
     for split, questions in asked.items():

@@ -83,7 +83,8 @@ class Manifest:
     """A benchmark's splits.
 
     Attributes:
-        variant: "hub-full" or "mirror-subset": what the source held when the manifest was built.
+        variant: What the source held when the manifest was built: "hub-full", "mirror-subset", or "local", a file of
+            one's own with no stated size.
         seed: Seed of the random partition.
         drop: Side that a contained pair is dropped from, "test" or "train".
         decider: Name and version of the decider.
@@ -158,6 +159,15 @@ def manifests_dir() -> Path:
     return tasks_dir() / "manifests"
 
 
+def manifest_file(name: str, folder: Path | None = None) -> Path:
+    """Where the manifest of a benchmark lies: in its home, unless a folder is named.
+
+    Raises:
+        RequestError: No such benchmark.
+    """
+    return (folder or benchmark(name).home / "manifests") / f"{name}.jsonl"
+
+
 def read_manifest(name: str, folder: Path | None = None) -> Manifest:
     """The manifest of a benchmark.
 
@@ -165,7 +175,7 @@ def read_manifest(name: str, folder: Path | None = None) -> Manifest:
         RequestError: No such benchmark.
         ManifestError: The file is missing, malformed, or another benchmark's.
     """
-    path = (folder or manifests_dir()) / f"{benchmark(name).name}.jsonl"
+    path = manifest_file(benchmark(name).name, folder)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -177,12 +187,12 @@ def read_manifest(name: str, folder: Path | None = None) -> Manifest:
 
 
 def read_manifests(folder: Path | None = None) -> dict[str, Manifest]:
-    """The manifests of all benchmarks, by name; of those that a named folder has.
+    """The manifests that there are, in the benchmarks' homes or in a folder, by name of the benchmark.
 
     Raises:
         ManifestError: A file is malformed, or there is none.
     """
-    names = [name for name in benchmarks() if folder is None or (folder / f"{name}.jsonl").exists()]
+    names = [name for name in benchmarks() if manifest_file(name, folder).exists()]
     if not names:
         raise ManifestError(f"no manifest in {folder}; run `closedbook splits build --out {folder}`")
     return {name: read_manifest(name, folder) for name in names}
@@ -190,7 +200,7 @@ def read_manifests(folder: Path | None = None) -> dict[str, Manifest]:
 
 def write_manifest(manifest: Manifest, folder: Path | None = None) -> Path:
     """Write a manifest, whole or not at all, and return its path."""
-    path = (folder or manifests_dir()) / f"{manifest.benchmark}.jsonl"
+    path = manifest_file(manifest.benchmark, folder)
     write_text(path, to_text(manifest))
     return path
 
@@ -258,7 +268,7 @@ class SourceReport:
     benchmark: str
     split: str
     where: str
-    full_rows: int
+    full_rows: int | None
     rows: int | None = None
     questions: int | None = None
     merged: int | None = None
@@ -273,8 +283,8 @@ def check_sources(name: str) -> Iterator[SourceReport]:
         RequestError: No such benchmark.
     """
     chosen = benchmark(name)
-    for split in dict.fromkeys((chosen.train, chosen.test)):
-        report = SourceReport(name, split, str(mirror_file(chosen, split) or chosen.repo), chosen.rows[split])
+    for split in chosen.splits:
+        report = SourceReport(name, split, str(mirror_file(chosen, split) or chosen.repo), chosen.rows.get(split))
         try:
             source = read_source(name, split)
             report = replace(

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from closedbook.harness.errors import RequestError, one_line, warn_once
 from closedbook.harness.files import write_text
 from closedbook.harness.questions import ids_digest
+from closedbook.harness.sources import packaged
 from closedbook.harness.splits import read_overlaps
 
 PACKAGES = ("closedbook", "lm_eval", "datasets", "transformers", "torch", "vllm", "trl", "peft", "accelerate")
@@ -191,7 +192,7 @@ def check_untrained(
     Returns:
         For the results. `contaminated`: how many of the questions were trained on. `overlaps`: of how many other
         benchmarks' questions that were trained on state the fact, as far as `read_overlaps` knows; None for other
-        splits than test, of which it knows nothing.
+        splits than test and for a benchmark of one's own, of which it knows nothing.
 
     Raises:
         RequestError: A question was trained on, and that is not allowed.
@@ -204,7 +205,7 @@ def check_untrained(
         if not allowed:
             raise RequestError(f"{said}; choose another checkpoint, or allow it with --allow-contaminated ({ALLOW}=1)")
         warn_once(said)
-    if split != "test":
+    if split != "test" or benchmark not in packaged():
         return {"contaminated": len(seen), "overlaps": None}
     stated = asked & {o.test_id for o in read_overlaps() if o.test_benchmark == benchmark and o.train_id in trained}
     if stated:

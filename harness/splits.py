@@ -34,7 +34,7 @@ from closedbook.harness.manifests import (
     read_manifest,
 )
 from closedbook.harness.questions import Question
-from closedbook.harness.sources import Benchmark, Source, benchmark, benchmarks, read_source
+from closedbook.harness.sources import Benchmark, Source, benchmark, packaged, read_source
 
 SEED = 2605
 Drop = Literal["test", "train"]
@@ -131,7 +131,9 @@ def deduplicate(
 
 
 def variant(chosen: Benchmark, sources: Iterable[Source]) -> str:
-    """Whether the sources are the full data set of the hub or a part of it."""
+    """Whether the sources are the full data set of the hub, a part of it, or a file with no stated size."""
+    if not chosen.rows:
+        return "local"
     return "hub-full" if all(s.rows == chosen.rows[s.split] for s in sources) else "mirror-subset"
 
 
@@ -212,12 +214,12 @@ def find_overlaps(
     names: Iterable[str] | None = None,
     embed: Embed | None = None,
 ) -> list[Overlap]:
-    """What contains a test question of the named benchmarks (of all) in the train split of another one."""
-    train = {name: load_questions(name, "train", folder) for name in benchmarks()}
+    """What contains a test question of the named benchmarks of the package (of all) in the train split of another."""
+    train = {name: load_questions(name, "train", folder) for name in packaged()}
     found = []
-    for name in benchmarks() if names is None else names:
+    for name in packaged() if names is None else names:
         test = load_questions(name, "test", folder)
-        for other in benchmarks():
+        for other in packaged():
             if other != name:
                 for d in dedup.strongest(dedup.compare(test, train[other], decider, embed)).values():
                     found.append(Overlap(name, d.question, other, d.candidate, d.rule, d.score))
@@ -276,7 +278,7 @@ def check_overlaps(folder: Path | None = None) -> list[Overlap]:
     Raises:
         ManifestError: The file is missing or malformed, or was made for other manifests.
     """
-    manifests = {name: read_manifest(name, folder) for name in benchmarks()}
+    manifests = {name: read_manifest(name, folder) for name in packaged()}
     ids = {(name, split): set(m.ids(split)) for name, m in manifests.items() for split in SPLITS}
     overlaps = read_overlaps(folder)
     none: set[str] = set()

@@ -90,6 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the tests off the network and out of the user's caches; libraries read these variables when imported."""
     home = tempfile.TemporaryDirectory(prefix="closedbook-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(home.cleanup)
+    os.environ.pop("CLOSEDBOOK_BENCHMARKS", None)  # a benchmark of one's own would be a test's parameter
     os.environ.update(HF_HOME=home.name, HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     settings.register_profile("default", deadline=None)
     settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)

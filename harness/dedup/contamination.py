@@ -13,7 +13,7 @@ from pathlib import Path
 from closedbook.harness.dedup.decisions import Verdict
 from closedbook.harness.dedup.effect import Effect, read_effects
 from closedbook.harness.manifests import Manifest, Row, read_manifests
-from closedbook.harness.sources import benchmarks
+from closedbook.harness.sources import packaged
 from closedbook.harness.splits import Overlap, check_overlaps
 from closedbook.harness.statistics import Estimate, wilson
 
@@ -74,8 +74,9 @@ def contamination(folder: Path | None = None, effect: Path | None = None) -> str
     lines += [DROPPED, ""]
     lines += [*_dropped(manifests), "", PUBLISHED, "", _train_sizes(manifests)]
     lines += ["", "## By kind", "", *_by_kind(manifests)]
-    if manifests.keys() == benchmarks().keys():
-        lines += ["", "## Across benchmarks", "", ACROSS, "", *_across(manifests, check_overlaps(folder))]
+    if manifests.keys() >= packaged().keys():  # overlaps with others are not looked for
+        theirs = {name: manifests[name] for name in packaged()}
+        lines += ["", "## Across benchmarks", "", ACROSS, "", *_across(theirs, check_overlaps(folder))]
     lines += ["", "## Homonyms", "", HOMONYMS, "", *_homonyms(manifests)]
     if effect:
         lines += ["", "## What it does to a score", "", *_effect(*read_effects(effect))]

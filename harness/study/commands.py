@@ -435,7 +435,7 @@ def transfer_command(
     each folder with the answers to all tasks.
     """
     from closedbook.harness.errors import RequestError
-    from closedbook.harness.sources import benchmark
+    from closedbook.harness.sources import benchmark, packaged
     from closedbook.harness.splits import read_overlaps
     from closedbook.harness.study.checkpoints import Trained, overlaps_of, transfer
 
@@ -446,6 +446,9 @@ def transfer_command(
             raise RequestError(f"--trained {name} stands there twice; name one run of each benchmark")
     before, *after = _answers([base, *folders], None, metric)
     runs = [Trained(*of) for of in zip(names, after, strict=True)]
+    if own := sorted({*names, *(task.partition("_")[0] for task in before)} - packaged().keys()):
+        said = f"note: what others state of {', '.join(own)}, and it of others, is not known, so it is not left out"
+        people.print(said, highlight=False, markup=False, soft_wrap=True)
     _show(context, transfer(before, runs, overlaps_of(read_overlaps())), [base, *folders], out, as_json)
 
 

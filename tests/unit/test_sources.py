@@ -173,7 +173,10 @@ def test_an_empty_split_is_refused(mirror: Mirror) -> None:
 def test_an_unknown_benchmark_is_told_with_those_there_are() -> None:
     with pytest.raises(RequestError) as error:
         read_source("pop", "test")
-    assert message(error) == "no benchmark 'pop'; there are nq, triviaqa, popqa, simpleqa, worldfacts"
+    assert message(error) == (
+        "no benchmark 'pop'; there are nq, triviaqa, popqa, simpleqa, worldfacts; CLOSEDBOOK_BENCHMARKS=FOLDER names "
+        "your own"
+    )
 
 
 def test_an_unknown_split_of_a_source_is_told_with_those_there_are() -> None:
