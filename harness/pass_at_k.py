@@ -16,7 +16,7 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from closedbook.harness.samples import QuestionSamples
-from closedbook.harness.statistics import Estimate, bootstrapped_means
+from closedbook.harness.statistics import ALIKE, Estimate, bootstrapped_means
 
 
 class Sampled(NamedTuple):
@@ -102,5 +102,5 @@ def passes(samples: Sequence[QuestionSamples], n: int, groups: Sequence[Hashable
 
 
 def first_k(points: Sequence[PassAtK], accuracy: float) -> int | None:
-    """The smallest k of a curve at which it reaches an accuracy; None where it does not."""
-    return min((point.k for point in points if (point.estimate.value or 0.0) >= accuracy), default=None)
+    """The smallest k of a curve at which it reaches an accuracy, whatever rounding takes; None where it does not."""
+    return min((point.k for point in points if (point.estimate.value or 0.0) > accuracy - ALIKE), default=None)

@@ -109,7 +109,7 @@ class RecordStore:
         """
         if self.begun:
             self._require_same(settings, sharding)
-        elif self.folder.is_dir() and any(self.folder.glob("*")):
+        elif self.folder.is_dir() and any(path.suffix != ".tmp" for path in self.folder.iterdir()):
             raise RequestError(f"{self.folder} holds other files; choose another folder")
 
     def head(self) -> Head:

@@ -36,6 +36,14 @@ if TYPE_CHECKING:
 STOP = "\nQuestion:"  # where the tasks end an answer: a base model that goes on to a next question
 BATCH = 64  # sequences at once
 STRIDE = 6  # tokens after which what has ended leaves the batch: each time costs about as much as a token
+# what a model may ask of generate that counts from where a call begins, or is kept in between
+COUNTED = (
+    "min_new_tokens",
+    "begin_suppress_tokens",
+    "forced_eos_token_id",
+    "exponential_decay_length_penalty",
+    "guidance_scale",
+)
 PIECE = 1 << 20  # logits that are cumulated at once: 64 rows of Gemma's 262,144 tokens take 130 MB in float64
 
 
@@ -209,7 +217,7 @@ class Sampler:
         cache = self._read_once(ids, mask)
         stops = [_Stop(self.tokenizer, self.stop, width)] if self.stop else []
         # processes that share a model take as many steps each, and answers of one may all have ended
-        stride = max_new_tokens if self.together else STRIDE
+        stride = max_new_tokens if self.together or self._counts() else STRIDE
         tokens: dict[int, list[int]] = {}
         live = list(prompts)
         while live and (some := min(stride, width + max_new_tokens - ids.shape[1])):
@@ -256,7 +264,8 @@ class Sampler:
         """
         import torch
 
-        unique, row_of = torch.unique(input_ids, dim=0, return_inverse=True)
+        # a prompt may begin with the token that another one is padded with
+        unique, row_of = torch.unique(torch.cat([input_ids, attention_mask], 1), dim=0, return_inverse=True)
         if len(unique) == len(input_ids) or input_ids.shape[1] == 1:
             return None
         of = torch.stack([(row_of == row).nonzero()[0, 0] for row in range(len(unique))])
@@ -271,6 +280,10 @@ class Sampler:
         cache: Cache = read.past_key_values
         cache.reorder_cache(row_of)
         return cache
+
+    def _counts(self) -> bool:
+        """Whether the model asks for what one call of generate only can do."""
+        return any(getattr(self.model.generation_config, name, None) for name in COUNTED)
 
     def _ended(self, tokens: list[int]) -> bool:
         """Whether an answer is whole."""

@@ -214,15 +214,19 @@ def mean_over_tasks(parts: Sequence[Estimate]) -> Estimate:
     """The plain mean of several proportions, each task with the same weight; n is the sum.
 
     The interval joins those of the parts, as Newcombe's does for a difference (`difference`), so that a mean of zeros
-    is not certain. None if one of the parts is: a mean over the others would be a mean over something else.
+    is not certain; there is none where a part has none. None if one of the parts is: a mean over the others would be a
+    mean over something else.
     """
     values = [part.value for part in parts if part.value is not None]
     n = sum(part.n for part in parts)
     if not values or len(values) < len(parts):
         return Estimate.unknown(n)
     mean = sum(values) / len(values)
-    below = math.hypot(*(value - (part.low or 0.0) for value, part in zip(values, parts, strict=True))) / len(values)
-    above = math.hypot(*((part.high or 0.0) - value for value, part in zip(values, parts, strict=True))) / len(values)
+    ends = [(part.low, part.high) for part in parts if part.low is not None and part.high is not None]
+    if len(ends) < len(parts):
+        return Estimate(mean, None, None, n)
+    below = math.hypot(*(value - low for value, (low, _) in zip(values, ends, strict=True))) / len(values)
+    above = math.hypot(*(high - value for value, (_, high) in zip(values, ends, strict=True))) / len(values)
     return Estimate(mean, mean - below, mean + above, n)
 
 

@@ -15,12 +15,14 @@ can be paired. Settings were fixed on validation questions or taken over; no tes
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from closedbook.harness.errors import RequestError
 from closedbook.harness.judge.calibration import chosen_labels
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.manifests import SPLITS, read_manifest
@@ -51,11 +53,15 @@ def study_graph(study: Study, out: Path) -> Graph:
     """All stages of a study.
 
     Raises:
-        RequestError: There is no such model, a recipe of it is wrong, or a manifest or the labels cannot be read.
+        RequestError: There is no such model, a recipe of it is wrong, two runs have one name, or a manifest or the
+            labels cannot be read.
     """
     for model in study.models.values():
         require_folder(model)
-    return Graph(_stages(study, out), out, anywhere=_stages(study, Path()))
+    stages = list(_stages(study, out))
+    if twice := [name for name, times in Counter(stage.name for stage in stages).items() if times > 1]:
+        raise RequestError(f"study {study.name}: two stages are called {twice[0]}; call the method otherwise")
+    return Graph(stages, out, anywhere=_stages(study, Path()))
 
 
 def _stages(study: Study, out: Path) -> Iterator[Stage]:

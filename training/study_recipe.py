@@ -100,6 +100,10 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Study:
+        if strange := [name for name in self.models if name in ("", ".", "..") or "/" in name]:
+            raise ValueError(f"models: {strange[0]!r} cannot be the name of a folder; use letters, digits, - and _")
+        if without := [name for name, recipe in self.methods.items() if not recipe]:
+            raise ValueError(f"methods: {without[0]} has no recipe; name one")
         if self.main not in self.methods:
             raise ValueError(f"main: {self.main!r} is none of the methods {', '.join(self.methods)}")
         if len(set(self.benchmarks)) < len(self.benchmarks):

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import comb
 
-from closedbook.harness.pass_at_k import Sampled, curve, first_k, pass_at_k
+from closedbook.harness.pass_at_k import PassAtK, Sampled, curve, first_k, pass_at_k
+from closedbook.harness.statistics import Estimate
 
 TABLES = st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
 LARGE = st.integers(1, 5_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
@@ -101,6 +102,14 @@ def test_the_first_k_that_reaches_an_accuracy():
     assert first_k(points, points[2].estimate.value or math.nan) == 4
     assert first_k(points, 0.01) == 1
     assert first_k(points[:2], 0.9) is None
+
+
+@given(TABLES)
+def test_an_accuracy_is_reached_by_the_k_that_equals_it_whatever_rounding_takes(table):
+    n, right, _ = table
+    points = [PassAtK(k, Estimate(pass_at_k(n, right, k), None, None, 1), (0.0, 1.0)) for k in (1, n)]
+    assert first_k(points, right / n) == 1
+    assert first_k(points, pass_at_k(n, right, n) + 1e-6) is None
 
 
 def test_the_interval_of_a_curve_covers_at_its_nominal_rate():

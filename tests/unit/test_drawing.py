@@ -177,6 +177,11 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
         drawn(tmp_path)
 
 
+def test_a_run_that_was_killed_while_it_wrote_the_head_goes_on(tmp_path):
+    (tmp_path / ".samples.json.7.7.tmp").write_text('{"version"')
+    assert drawn(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"version": 1}', '{"version": 2, "settings": {}}', "\udcff"])
 def test_a_head_that_is_none_of_ours_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "samples.json").write_text(content, errors="surrogateescape")

@@ -216,6 +216,13 @@ def test_a_prompt_is_read_once_for_all_its_samples(model, tokenizer, monkeypatch
     assert Sampler(model, tokenizer).sample(PROMPTS, KEYS, 5, SHORT) == shared
 
 
+def test_a_prompt_that_opens_with_the_padding_is_not_taken_for_a_shorter_one(sampler):
+    texts = sampler.sample([[sampler.pad, 3, 4], [3, 4]], KEYS[:2], 8, SHORT)
+    assert texts == [
+        sampler.sample([prompt], [key], 8, SHORT)[0] for prompt, key in (([sampler.pad, 3, 4], "q1"), ([3, 4], "q2"))
+    ]
+
+
 @every_family
 @pytest.mark.parametrize("lengths", [(3, 1, 5), (7, 8, 9, 12), (31, 20, 9)])
 def test_prompts_shorter_and_longer_than_a_window_are_read_once_and_answered_as_if_alone(
@@ -391,6 +398,28 @@ def test_samples_do_not_know_what_the_model_says_of_sampling(model, tokenizer):
         do_sample=True, temperature=0.1, top_k=1, top_p=0.1, repetition_penalty=9.0, no_repeat_ngram_size=1, num_beams=2
     )
     assert Sampler(model, tokenizer).sample(PROMPTS, KEYS, 3, SHORT) == before
+
+
+COUNTED = [
+    {"min_new_tokens": 4},
+    {"begin_suppress_tokens": [6, 7, 8]},
+    {"forced_eos_token_id": 1},
+    {"exponential_decay_length_penalty": (1, 9.0)},
+]
+
+
+@pytest.mark.parametrize("stated", COUNTED)
+def test_what_a_model_counts_from_the_first_token_is_not_counted_anew_where_rows_leave_the_batch(
+    model, tokenizer, stated, monkeypatch
+):
+    model.generation_config.update(**stated)
+    said = []
+    for stride in (2, 100):
+        monkeypatch.setattr(sampling, "STRIDE", stride)
+        asked = Sampler(model, tokenizer)
+        said.append((asked.greedy(PROMPTS, 6), asked.sample(PROMPTS, KEYS, 8, SHORT)))
+    assert said[0] == said[1]
+    assert said[0][0] == [generated(model, tokenizer, prompt) for prompt in PROMPTS]
 
 
 def test_greedy_answers_keep_the_models_repetition_penalty(model, tokenizer):

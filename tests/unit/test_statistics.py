@@ -87,6 +87,13 @@ def test_a_mean_over_tasks_is_not_known_where_a_task_is_not():
     assert mean_over_tasks([wilson(1, 10), wilson(0, 0)]) == Estimate(None, None, None, 10)
 
 
+def test_a_mean_over_tasks_has_no_interval_where_a_task_has_none() -> None:
+    for value in (0.0, 1.0):
+        for bare in (Estimate(value, None, None, 5), Estimate(value, 0.0, None, 5), Estimate(value, None, 1.0, 5)):
+            mean = mean_over_tasks([bare, wilson(5, 10)])
+            assert (mean.value, mean.low, mean.high, mean.n) == ((value + 0.5) / 2, None, None, 15)
+
+
 def test_a_judge_that_always_says_the_same_has_a_kappa_of_zero_and_no_interval() -> None:
     agreement = kappa(Confusion(true_positive=7, false_positive=3))
     assert (agreement.value, agreement.low, agreement.high, str(agreement)) == (0.0, None, None, "0.0 [-]")

@@ -133,7 +133,7 @@ def test_labels_are_counted_and_must_be_there(labels: Path) -> None:
 def test_buckets_are_of_all_train_questions_whatever_the_test_questions_that_are_sampled() -> None:
     train = len(read_manifest("worldfacts").ids("train"))
     of = graph("samples.limit=5").stages
-    assert of["smollm2/samples/worldfacts/base"].work == "5 questions x 128 = 640 samples"
+    assert of["smollm2/samples/worldfacts/base"].work == "5 questions x 64 = 320 samples"
     assert of["smollm2/samples/worldfacts/base-train"].work.startswith(f"{train} questions")
     fewer = graph("samples.limit=5", "attribution.limit=7").stages
     assert fewer["smollm2/samples/worldfacts/base-train"].work.startswith("7 questions")
@@ -208,7 +208,7 @@ def test_every_training_goes_on_where_it_was_and_every_analysis_looks_at_as_many
         if stage.command[0] == "train":
             assert stage.command[-1] == "--resume"
         if stage.command[0] == "analyze" and stage.command[1] in looking:
-            assert stage.command[stage.command.index("-n") + 1] == "64"
+            assert stage.command[stage.command.index("-n") + 1] == "32"
 
 
 def test_what_is_left_out_has_to_be_there() -> None:
@@ -234,7 +234,7 @@ def test_a_paid_judge_is_counted_before_it_is_asked() -> None:
     of = graph("judge={kind: openai, model: osric}")
     rows = {row["stage"]: row["judge calls"] for row in describe(of, list(of.stages))}
     assert rows["smollm2/eval/base"] == 464
-    assert rows["smollm2/samples/worldfacts/base"] == 214 * 128
+    assert rows["smollm2/samples/worldfacts/base"] == 214 * 64
     assert rows["smollm2/train/worldfacts/grpo"] > 1480 + 36
     assert all(
         rows[name] for name, stage in of.stages.items() if stage.command[0] in ("train", "eval", "sample", "likelihood")
@@ -257,13 +257,17 @@ def test_several_processes_train_where_the_study_says_so() -> None:
         ("methods.base=sft_cpu", "methods: 'base' is the model as it is"),
         (
             "attribution.buckets=['4-7', '5']",
-            "attribution.buckets: '5' is no bucket of 64 samples; there are 0, 1,",
+            "attribution.buckets: '5' is no bucket of 32 samples; there are 0, 1,",
         ),
         ("attribution.seeds=[1, 1]", "attribution.seeds: one stands there twice"),
         ("limit=0", "limit: Input should be greater than or equal to 1"),
         ("benchmarks=[worldfacts, worldfacts]", "benchmarks: one stands there twice"),
         ("attribution.buckets=[]", "attribution.buckets: Tuple should have at least 1 item"),
         ("models.smollm2=null", "models: Dictionary should have at least 1 item"),
+        ("models={'..': smollm2}", "models: '..' cannot be the name of a folder"),
+        ("models={'/tmp/gorlim': smollm2}", "models: '/tmp/gorlim' cannot be the name of a folder"),
+        ("models={'': smollm2}", "models: '' cannot be the name of a folder"),
+        ("methods.gorlim=[]", "methods: gorlim has no recipe; name one"),
         ("judge.api_key=tharn", "judge: api_key would be written to results; set OPENAI_API_KEY instead"),
         ("judge.kind=gorlim", "judge.kind: "),
     ],
@@ -280,6 +284,14 @@ def test_a_wrong_recipe_in_a_study_is_refused_before_anything_runs() -> None:
         graph("methods.sft=nosuch")
     with pytest.raises(RequestError, match="gorlim: no such field"):
         graph("overrides.sft=gorlim=1")
+
+
+@pytest.mark.parametrize("name", ["bucket_0-seed0", "base-train"])
+def test_a_method_that_is_called_as_another_run_is_refused(name: str) -> None:
+    with pytest.raises(
+        RequestError, match=rf"^study study_cpu: two stages are called smollm2/\S*{name}; call the meth"
+    ):
+        graph(f"methods.{name}=grpo_cpu", f"main={name}")
 
 
 def test_a_judge_becomes_flags_without_its_key() -> None:
