@@ -144,15 +144,8 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     if request.n < 1:
         raise RequestError(f"-n {request.n}: draw at least one sample")
     every = load_questions(name, request.split)[: request.limit]
-    questions: Sequence[Question] = every
-    sharding = None
-    if request.shard:
-        if request.shard.of > len(every):
-            raise RequestError(
-                f"--shard {request.shard}: there are {len(every)} questions; draw them with at most {len(every)} shards"
-            )
-        questions = request.shard.part(every)
-        sharding = Sharding(request.shard, tuple(question.id for question in every), command_of(request, judging))
+    sharding = _sharding(request, every, judging)
+    questions: Sequence[Question] = request.shard.part(every) if request.shard else every
     path = request.model
     if request.engine != "openai":
         path = untrained(request.model, name, request.split, request.allow_contaminated)
@@ -170,6 +163,21 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     except KeyboardInterrupt:
         raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
     return Drawn(request.folder, samples, count(samples), passes(samples, request.n) if judge else ())
+
+
+def _sharding(request: Request, every: Sequence[Question], judging: JudgeSettings | None) -> Sharding | None:
+    """What the folder says of the shard of all questions that is drawn; None where they all are.
+
+    Raises:
+        RequestError: There are more shards than questions.
+    """
+    if request.shard is None:
+        return None
+    if request.shard.of > len(every):
+        raise RequestError(
+            f"--shard {request.shard}: there are {len(every)} questions; draw them with at most {len(every)} shards"
+        )
+    return Sharding(request.shard, tuple(question.id for question in every), command_of(request, judging))
 
 
 def untrained(model: str, name: str, split: str, allowed: bool = False) -> str:
