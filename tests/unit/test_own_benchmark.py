@@ -23,7 +23,14 @@ from closedbook.harness.evaluate import evaluate, members, plan_judging, task_na
 from closedbook.harness.export import export
 from closedbook.harness.files import tasks_dir
 from closedbook.harness.judge import JudgeSettings
-from closedbook.harness.manifests import check_sources, load_questions, manifests_dir, read_manifest, write_manifest
+from closedbook.harness.manifests import (
+    Manifest,
+    check_sources,
+    load_questions,
+    manifests_dir,
+    read_manifest,
+    write_manifest,
+)
 from closedbook.harness.own_benchmark import BASES, Request, new_benchmark
 from closedbook.harness.provenance import check_untrained
 from closedbook.harness.sources import (
@@ -366,7 +373,7 @@ def test_a_source_with_a_train_split_of_its_own_is_not_partitioned(make: Make) -
     assert {question.question for question in load_from(manifest, home)} == {row["question"] for row in ROWS[:5]}
 
 
-def load_from(manifest: splits.Manifest, home: Path, split: str = "test") -> list[Any]:
+def load_from(manifest: Manifest, home: Path, split: str = "test") -> list[Any]:
     write_manifest(manifest)
     assert (home / "manifests" / "gates.jsonl").is_file()
     return load_questions("gates", split)
