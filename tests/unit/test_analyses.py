@@ -310,6 +310,14 @@ def test_a_part_that_is_not_there_is_left_out_only_if_that_was_asked_for(write_r
         invoke(*words, "--leave-out-absent")
 
 
+@pytest.mark.parametrize(("task", "known"), [("gorlim_dedup", False), ("nq_dedup", True)])
+def test_transfer_says_of_which_benchmarks_nothing_could_be_left_out(write_run, tmp_path, task, known):
+    base = write_run(tmp_path / "base", {"q1": 0.0}, task=task)
+    words = ["transfer", str(base), "--trained", f"popqa={base}", "--out", str(tmp_path / "out")]
+    said = CliRunner().invoke(analyze_app, words).stderr
+    assert ("note: what others state of gorlim, and it of others, is not known" in said) is not known
+
+
 def test_a_part_without_a_name_and_a_task_that_nobody_answered_are_refused(write_run, tmp_path):
     base = write_run(tmp_path / "base", {"q1": 0.0})
     with pytest.raises(RequestError, match="is no NAME=FOLDER"):

@@ -37,6 +37,7 @@ COMMANDS = [
     "data check",
     "data list",
     "export",
+    "benchmarks new",
     "splits build",
     "splits check",
     "tasks path",
