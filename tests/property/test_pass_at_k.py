@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import comb
 
-from closedbook.harness.pass_at_k import PassAtK, Sampled, curve, first_k, pass_at_k
+from closedbook.harness.pass_at_k import PassAtK, Sampled, curve, first_k, pass_at_k, passes
+from closedbook.harness.samples import QuestionSamples, Sample
 from closedbook.harness.statistics import Estimate
 
 TABLES = st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
@@ -95,6 +96,28 @@ def test_no_questions_give_no_figure():
 def test_questions_that_are_all_alike_give_no_interval_rather_than_certainty():
     (point,) = curve([Sampled(4, 0)] * 20, [2])
     assert (point.estimate.value, point.estimate.low, point.estimate.high) == (0.0, None, None)
+
+
+def sampled(right, wrong, failed=0):
+    """A question with so many samples of each kind."""
+    rewards = [1.0] * right + [0.0] * wrong + [None] * failed
+    return QuestionSamples("q", tuple(Sample(f"{at}", f"{at}", reward, (at,)) for at, reward in enumerate(rewards)))
+
+
+def test_a_curve_of_samples_goes_as_far_as_they_are_graded():
+    points = passes([sampled(1, 2, failed=1), sampled(0, 1, failed=3)], 4)
+    assert [(point.k, point.estimate.n) for point in points] == [(1, 2), (2, 1)]
+    assert points[0].estimate.value == pytest.approx(1 / 6)
+    assert points[0].bounds == pytest.approx((1 / 8, 5 / 8))
+    assert [point.k for point in passes([sampled(2, 6)], 8)] == [1, 2, 4, 8]
+    assert [point.k for point in passes([sampled(2, 5)], 7)] == [1, 2, 4]
+
+
+def test_questions_of_one_fact_are_drawn_together_for_a_curve():
+    lines = [sampled(at % 4, 4 - at % 4) for at in range(10)]
+    ((alone,), (copied,)) = passes(lines, 1), passes(lines * 4, 1, list(range(10)) * 4)
+    ends = [(point.estimate.value, point.estimate.low, point.estimate.high) for point in (alone, copied)]
+    assert ends[1] == pytest.approx(ends[0])
 
 
 def test_the_first_k_that_reaches_an_accuracy():

@@ -112,6 +112,28 @@ def test_a_share_of_a_gain_has_an_interval_where_the_gain_is_sure_and_none_where
     assert (zero.share.value, zero.share.low) == (1.0, None)
 
 
+def test_a_gain_is_from_before_to_after():
+    zero, whole = gains(
+        dict.fromkeys("abcd", "0"),
+        dict.fromkeys("abcd", 0.0),
+        dict(zip("abcd", (0.0, 0.0, 0.0, 1.0), strict=True)),
+        ["0"],
+    )
+    for found in (zero, whole):
+        assert (found.before, found.after, found.paired.difference.value) == (wilson(0, 4), wilson(1, 4), 0.25)
+
+
+def test_a_share_of_the_gain_draws_the_questions_of_one_fact_together():
+    of = {f"q{at}": "0" if at < 30 else "1" for at in range(60)}
+    after = {id: float(int(id[1:]) % 3 == 0) for id in of}
+    alone, *_ = gains(of, dict.fromkeys(of, 0.0), after, ["0", "1"])
+    facts = {f"{id}-{copy}": id for id in of for copy in range(4)}
+    named, later = {copy: of[id] for copy, id in facts.items()}, {copy: after[id] for copy, id in facts.items()}
+    copied, *_ = gains(named, dict.fromkeys(facts, 0.0), later, ["0", "1"], facts)
+    ends = [(gain.share.value, gain.share.low, gain.share.high) for gain in (alone, copied)]
+    assert ends[1] == pytest.approx(ends[0])
+
+
 def test_questions_of_one_fact_are_one_piece_of_evidence_for_a_buckets_gain():
     of = {f"q{at}": "0" for at in range(8)}
     before, after = dict.fromkeys(of, 0.0), dict.fromkeys(of, 1.0)

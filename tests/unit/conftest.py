@@ -35,7 +35,7 @@ def write_run_folder(
     """A run folder as lm-eval writes it."""
     rows = [
         {
-            "doc": {"id": id, "question": f"who is {id}?", "answers": ["Osric [the Elder]", "Osric"]},
+            "doc": {"id": id, "question": f"who is {id}?", "answers": [f"Osric {id} [the Elder]", "Osric"]},
             "filtered_resps": [[f"{Answer('Osric [the Elder]')} [correct]"]],
             "exact_match": 0.0,
             "judge_correct": value,

@@ -14,7 +14,7 @@ from closedbook.harness.errors import RequestError
 from closedbook.harness.sample_store import SampleStore
 from closedbook.harness.samples import QuestionSamples, Sample
 from closedbook.harness.statistics import Estimate
-from closedbook.harness.study.analyses import accessibility, flips, passk, read_sample_runs, voting
+from closedbook.harness.study.analyses import accessibility, bucketed, flips, passk, read_sample_runs, voting
 from closedbook.harness.study.commands import analyze_app
 from closedbook.harness.study.tables import Analysis, markdown, plain_rows, write
 
@@ -94,6 +94,7 @@ def test_passk_says_which_k_of_the_first_run_reaches_the_second_ones_greedy_accu
     assert rows["before", 8]["pass@k"] == 0.75
     assert rows["after", 1]["greedy"] == 0.5
     reached = rows["after", 1]["k of the first run for that"]
+    assert {row["if failures hide"] for row in rows.values()} == {None}
     assert reached == min(k for k in (1, 2, 4, 8) if rows["before", k]["pass@k"] >= 0.5)
 
 
@@ -116,10 +117,35 @@ def test_accessibility_puts_each_question_where_its_samples_do_and_rechecks_with
     assert {name: row[1] for name, row in rows.items()} == {"0": 2, "1": 1, "2-3": 0, "4": 1, "all": 4}
     assert [estimate(rows[name][8]).value for name in ("0", "1", "4", "all")] == [0.5, 0.5, 0.0, 1.0]
     assert [rows[name][7] for name in ("0", "all")] == [1.0, 1.0]
+    assert [estimate(cell).value for cell in rows["all"][2:5]] == [0.25, 0.75, 0.5]
+    assert (rows["all"][5:7], table.made_from["left_out_as_ungraded"]) == ([2, 0], 0)
     assert table.made_from["repair_rate_of_0"]["value"] == 0.5
     assert table.made_from["recheck"]["found"] == pytest.approx(
         {"value": 0.5, "n": 2, "low": 0.0945, "high": 0.9055}, abs=1e-3
     )
+
+
+def test_questions_with_one_gold_answer_are_one_piece_of_evidence(stored):
+    rewards = {f"q{at}": [at % 2, 0] for at in range(12)}
+    (run,) = read_sample_runs([stored("before", rewards, 2)])
+    for shared in (False, True):
+        before, after = (
+            {id: Answered(f"who is {id}?", ("Osric" if shared else id,), "Kyd", value) for id in rewards}
+            for value in (0.0, 1.0)
+        )
+        assert {estimate(row[2]).low is None for row in passk([run], [before]).rows} == {shared}
+        *_, whole = accessibility(run, before, after).rows
+        assert (whole[5], whole[7] == 1) == (12, shared)
+
+
+def test_what_has_no_grade_is_left_out_and_counted(stored):
+    (run,) = read_sample_runs([stored("before")])
+    run = run._replace(samples=[question("q1", [0.0, None]), question("q2", [1.0, 1.0]), question("q3", [0.0, 1.0])])
+    asked = {id: Answered("who?", (id,), "Kyd", 0.0) for id in ("q1", "q2", "q3")}
+    assert bucketed(run).rows == [["q3", "1"], ["q2", "2"]]
+    for table in (bucketed(run), accessibility(run, asked, asked)):
+        assert table.made_from["left_out_as_ungraded"] == 1
+    assert estimate(voting([run]).rows[0][3]).value == pytest.approx((0 + 1 + 0.5) / 3)
 
 
 def estimate(cell):
@@ -200,6 +226,8 @@ def test_flips_are_the_questions_that_changed_sides_the_least_accessible_first()
     assert table.rows[0][3:] == ["who is b?", "old b", "new b", "Osric"]
     assert table.made_from == {"questions": 5, "gained": 2, "lost": 1}
     assert [row[1] for row in flips(before, after).rows] == [None] * 3
+    assert [row[2] for row in flips(before, after, {"b": "4-7"}).rows] == ["b", "a", "c"]
+    assert flips(after, before).made_from == {"questions": 5, "gained": 1, "lost": 2}
 
 
 TABLE = Analysis(

@@ -72,7 +72,7 @@ def test_a_run_is_read_as_it_was_written_last_without_the_brackets_of_the_judgem
     write_run(tmp_path, {"a": 0.0}, date="2026-01-01T00-00-00.0")
     write_run(tmp_path, {"a": 1.0}, date="2026-01-02T00-00-00.0")
     run = read_run(tmp_path)
-    golds = ("Osric [the Elder]", "Osric")
+    golds = ("Osric a [the Elder]", "Osric")
     assert run == {"gorlim_dedup": {"a": Answered("who is a?", golds, "Osric [the Elder]", 1.0)}}
 
 

@@ -225,6 +225,11 @@ def test_a_missing_shard_is_named_with_the_command_that_draws_it(written, tmp_pa
         merge(tmp_path / "all", [written(4, of=4), written(2, of=4)])
 
 
+def test_the_last_shard_is_missed_too(written, tmp_path):
+    with pytest.raises(RequestError, match=r"^shard 3/3 is missing; .* --shard 3/3`$"):
+        merge(tmp_path / "all", [written(1), written(2)])
+
+
 def test_the_same_shard_twice_is_refused(written, tmp_path):
     first = written(1)
     for other in (first, written(1, out="copy")):
