@@ -283,7 +283,7 @@ class Sampler:
 
     def _counts(self) -> bool:
         """Whether the model asks for what one call of generate only can do."""
-        return any(getattr(self.model.generation_config, name, None) for name in COUNTED)
+        return any(getattr(self.model.generation_config, name, None) is not None for name in COUNTED)
 
     def _ended(self, tokens: list[int]) -> bool:
         """Whether an answer is whole."""

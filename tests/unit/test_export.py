@@ -188,6 +188,11 @@ def test_what_no_file_can_hold_is_told_before_any_is_written(
     assert list(Path().iterdir()) == []
 
 
+def test_a_number_that_is_none_is_no_json() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_jsonl([Question("id", "popqa", "who", ("Ada",), ({"popularity": float("nan")},))])
+
+
 # --- a data set repository ---
 
 

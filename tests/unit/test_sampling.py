@@ -367,10 +367,19 @@ def test_draws_in_pieces_are_those_of_each_row(monkeypatch, piece):
 def test_what_has_no_probability_is_never_drawn(monkeypatch, number):
     monkeypatch.setattr(sampling, "uniforms", lambda seed, n: torch.tensor([number], dtype=torch.float64))
     never = -torch.inf
-    for size in (1, 3, 1000):
+    for size in (1, 3, 10, 1000):  # ten times 0.1 is less than 1
         scores = torch.tensor([[never, *[0.1] * size, never, never]])
         token = int(Draw([0], 1, 0)(torch.zeros((1, 0), dtype=torch.long), scores).argmax())
         assert token == (1 if number == 0 else size)
+
+
+def test_a_token_that_is_rarer_than_32_bits_can_tell_is_drawn_as_often_as_it_says(monkeypatch):
+    scores = torch.tensor([[0.0, -21.0, -21.0]])  # 7.6e-10 each
+    drawn = []
+    for number in (1 - 2e-9, 1 - 1e-9, 1 - 4e-10):
+        monkeypatch.setattr(sampling, "uniforms", lambda seed, n, u=number: torch.tensor([u], dtype=torch.float64))
+        drawn.append(int(Draw([0], 1, 0)(torch.zeros((1, 0), dtype=torch.long), scores).argmax()))
+    assert drawn == [0, 1, 2]
 
 
 def test_an_answer_that_has_ended_costs_no_further_steps(model, tokenizer, monkeypatch):

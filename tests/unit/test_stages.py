@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,10 +189,49 @@ def test_a_stage_is_not_run_before_what_it_needs(tmp_path: Path) -> None:
         run(of, "b")
 
 
+def test_a_stage_is_run_by_itself_once_what_it_needs_is_done(tmp_path: Path) -> None:
+    of = graph(tmp_path, Stage("a", QUICK), Stage("b", QUICK, ("a",)))
+    assert [run(of, name) for name in ("a", "b")] == [["1 of 1: a"], ["1 of 1: b"]]
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What commands were called with; none runs, and one that is WRONG fails."""
+    every: list[tuple[Any, ...]] = []
+
+    def call(command: Sequence[str], log: Path, *more: Any) -> int:
+        every.append((command, *more))
+        log.write_text("".join(f"line {number}\n" for number in range(20)))
+        return int(command == WRONG)
+
+    monkeypatch.setattr("closedbook.training.stage_runs.call", call)
+    return every
+
+
+def test_a_stage_that_needs_two_is_skipped_where_one_of_them_failed(
+    tmp_path: Path, called: list[tuple[Any, ...]]
+) -> None:
+    of = graph(tmp_path, Stage("a", WRONG), Stage("b", QUICK), Stage("c", QUICK, ("a", "b")))
+    with pytest.raises(WorkError, match=r"1 of 3 stages failed: a .*; 1 that need them were skipped") as error:
+        run(of)
+    assert states(of) == {"a": "failed", "b": "done", "c": "waiting"}
+    assert str(error.value).endswith("its last lines:\n" + "\n".join(f"line {number}" for number in range(8, 20)))
+
+
+def test_a_command_is_launched_as_its_stage_says_and_holds_the_lock(
+    tmp_path: Path, called: list[tuple[Any, ...]]
+) -> None:
+    run(graph(tmp_path, Stage("a", QUICK, launch=("--num_processes", "2"))))
+    ((command, launch, lock),) = called
+    assert (command, launch) == (QUICK, ("--num_processes", "2"))
+    assert isinstance(lock, int)
+
+
 def test_stages_are_found_by_any_part_of_their_name(tmp_path: Path) -> None:
     of = graph(tmp_path, Stage("m/train/grpo", QUICK), Stage("m/eval/grpo", QUICK), Stage("m/eval/grpo_2", QUICK))
     assert of.named(["grpo"]) == ["m/train/grpo", "m/eval/grpo"]
     assert of.named(["m/eval"]) == ["m/eval/grpo", "m/eval/grpo_2"]
+    assert of.named(["eval", "grpo"]) == list(of.stages)
     with pytest.raises(RequestError, match="no stage 'gorlim'; there are m/train/grpo, m/eval/grpo"):
         of.named(["grpo", "gorlim"])
 
@@ -211,6 +252,7 @@ def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
     of = graph(tmp_path, Stage("a", QUICK))
     run(of)
     (tmp_path / "stages" / "a.json").write_text("{")
+    assert states(of) == {"a": "failed"}
     assert len(run(of)) == 1
     assert states(of) == {"a": "done"}
 

@@ -71,7 +71,9 @@ def test_a_difference_from_what_is_not_known_is_not_known():
 def test_a_mean_over_tasks_weighs_every_task_the_same():
     mean = mean_over_tasks([wilson(1, 10), wilson(900, 1000)])
     assert (mean.value, mean.n) == (0.5, 1010)
-    assert mean.low < 0.5 < mean.high
+    few, many = wilson(1, 10), wilson(900, 1000)
+    assert mean.low == pytest.approx(0.5 - math.hypot(0.1 - few.low, 0.9 - many.low) / 2)
+    assert mean.high == pytest.approx(0.5 + math.hypot(few.high - 0.1, many.high - 0.9) / 2)
 
 
 def test_a_mean_over_tasks_without_a_right_answer_is_not_certain():
@@ -156,6 +158,14 @@ def test_equal_answers_show_no_difference_and_prove_nothing() -> None:
 def test_a_question_that_is_not_known_once_is_left_out_of_both() -> None:
     assert paired([1, math.nan, 0], [1, 1, math.nan]).difference == paired([1], [1]).difference
     assert paired([math.nan], [1]).difference == Estimate(None, None, None, 0)
+
+
+def test_a_question_that_is_not_known_leaves_the_others_in_their_groups() -> None:
+    assert paired([math.nan, 0, 0, 0], [1] * 4, ["asia", "africa", "africa", "africa"]).p == 1
+
+
+def test_no_questions_prove_nothing() -> None:
+    assert paired([], []).p == paired([math.nan], [1]).p == sign_flips([], []) == 1
 
 
 def test_answers_of_different_lengths_cannot_be_paired() -> None:
@@ -262,6 +272,18 @@ def test_a_share_on_which_all_resamples_agree_has_no_interval() -> None:
     assert bootstrapped_ratio([0.0] * 60, gains) == Estimate(0.0, None, None, 60)
 
 
+def test_a_mean_over_groups_of_several_sizes_weighs_every_case_the_same_in_each_resample() -> None:
+    (mean,) = bootstrapped_means([[1.0]] * 9 + [[0.0]] * 3, groups=[0] * 9 + [1, 2, 3])
+    assert mean.value == 0.75
+    assert (mean.low, mean.high) == pytest.approx((0, 27 / 28))  # no draw of the large group, or three of four
+
+
+def test_a_resample_in_which_the_lower_mean_is_nothing_leaves_the_interval() -> None:
+    found = bootstrapped_ratio([1.0, 0.0, 1.0, 0.0, 1.0] + [0.0] * 5, [1.0] * 5 + [0.0] * 5)
+    assert found.low is not None and found.high is not None
+    assert 0 <= found.low < 0.6 < found.high <= 1
+
+
 def test_means_that_differ_by_rounding_are_alike() -> None:
     (mean,) = bootstrapped_means([[0.1]] * 5, groups=[0, 0, 0, 1, 1])
     assert (mean.low, mean.high) == (None, None)
@@ -292,3 +314,11 @@ def test_the_correlation_of_two_runs_is_corrected_for_continuity_as_newcombe_doe
     below = ((first.value - first.low) ** 2 - 2 * phi * (first.value - first.low) * (second.high - second.value)
              + (second.high - second.value) ** 2) ** 0.5  # fmt: skip
     assert found.low == pytest.approx(4 / 50 - below)
+
+
+def test_a_correlation_that_the_correction_would_turn_round_is_none():
+    """3 * 3 > 2 * 3, but not by half of the questions: by Newcombe's method 10 phi is then 0."""
+    found = paired([1] * 6 + [0] * 5, [1] * 3 + [0] * 3 + [1] * 2 + [0] * 3).difference
+    first, second = wilson(5, 11), wilson(6, 11)
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    assert found.low == pytest.approx(-1 / 11 - below)
