@@ -239,7 +239,7 @@ def _origin(provenance: Provenance) -> str:
 
 def _citation(recipe: Recipe) -> str:
     cited = [STUDY, *(benchmark(name).citation.strip() for name in recipe.benchmarks)]
-    return "## Citation\n\n" + _fenced("\n\n".join(cited), "bibtex")
+    return "## Citation\n\n" + _fenced("\n\n".join(filter(None, cited)), "bibtex")
 
 
 def _portable_yaml(recipe: Recipe) -> str:
