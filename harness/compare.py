@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from closedbook.harness.errors import RequestError, one_line
-from closedbook.harness.fields import flat
+from closedbook.harness.fields import difference, flat
 from closedbook.harness.metrics import METRICS
 from closedbook.harness.statistics import Estimate, Paired, holm, paired, proportion
 from closedbook.harness.text import answer_key
@@ -124,13 +124,11 @@ def require_alike(folders: Sequence[Path], metric: str = "judge_correct") -> Non
     """
     stated = {folder: of for folder in folders if (of := how_graded(folder, metric))}
     for first, folder in pairwise(stated):
-        one, other = stated[first], stated[folder]
-        for name in sorted(one.keys() | other.keys()):
-            if one.get(name) != other.get(name):
-                raise RequestError(
-                    f"{first} and {folder} cannot be laid beside each other: {name} is {one.get(name)!r} and "
-                    f"{other.get(name)!r}; score both in the same way"
-                )
+        if found := difference(stated[first], stated[folder]):
+            raise RequestError(
+                f"{first} and {folder} cannot be laid beside each other: {found.name} is {found.first!r} and "
+                f"{found.second!r}; score both in the same way"
+            )
 
 
 def how_graded(folder: Path, metric: str = "judge_correct") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from closedbook.harness.dedup.rules import REASONS
 from closedbook.harness.manifests import DROPPED, SPLITS, Manifest
+from closedbook.harness.markdown import fenced
 from closedbook.harness.prompts import template, template_digest
 from closedbook.harness.sources import Benchmark
 
@@ -186,17 +187,13 @@ def _licence(chosen: Benchmark) -> str:
 
 def _prompts() -> str:
     titles = {"direct": "The direct one", "cot": "The one for a chain of thought"}
-    shown = [f"{title} (digest `{template_digest(s)}`):\n\n{_fenced(template(s))}" for s, title in titles.items()]
+    shown = [f"{title} (digest `{template_digest(s)}`):\n\n{fenced(template(s))}" for s, title in titles.items()]
     return "\n\n".join((_paragraph(ASKED, question="{question}"), *shown))
 
 
 def _citation(chosen: Benchmark) -> str:
     citation = chosen.citation.strip()
-    return _fenced(citation, "bibtex") if citation.startswith("@") else citation or "None is stated."
-
-
-def _fenced(text: str, language: str = "") -> str:
-    return f"```{language}\n{text}\n```"
+    return fenced(citation, "bibtex") if citation.startswith("@") else citation or "None is stated."
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:

@@ -29,6 +29,7 @@ from closedbook.harness.sources import (
 )
 
 BASES = ("_direct_yaml", "_cot_yaml")
+NOT_STATED = "not stated"
 OPENING = "# Benchmarks of our own, in the form of those of closedbook; its docs/own_benchmark.md has the fields.\n"
 
 
@@ -41,7 +42,7 @@ class Request:
         data: A .jsonl or .parquet file with a question a row.
         home: Folder of one's own benchmarks.
         question, answer: Columns; the usual names are tried where none is stated.
-        licence: Of the questions.
+        licence: Of the questions; NOT_STATED where there is none.
         title: The benchmark's name for people.
     """
 
@@ -110,6 +111,7 @@ def _entry(request: Request) -> dict[str, Any]:
         "answers": columns.answer,
         "answers_format": _answers_format(request.data, columns.answer),
         "licence": request.licence,
+        "licence_id": "unknown" if request.licence == NOT_STATED else "other",
         "homepage": "",
         "citation": "",
     }

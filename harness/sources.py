@@ -50,7 +50,8 @@ class Benchmark:
         bundled: File in the home instead, .jsonl or .parquet, `{split}` in its name for the split.
         required: Columns that a usable row has filled.
         metadata: Our name of each column that is kept beside the question.
-        licence_id: The hub's identifier of the licence; "unknown" where upstream states none for the data.
+        licence_id: The hub's identifier of the licence: "other" where it has none, "unknown" where upstream states no
+            licence for the data.
         inverse: Relations that state the fact of another one with subject and object exchanged.
         forms: How the questions on each relation read, `{}` for the subject, where they were made from forms.
     """
@@ -67,7 +68,7 @@ class Benchmark:
     answers: str
     answers_format: Literal["list", "json", "text"]
     licence: str
-    licence_id: str = "unknown"
+    licence_id: str = "other"
     homepage: str = ""
     citation: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)

@@ -12,13 +12,14 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from closedbook.harness.markdown import fenced, ticks
 from closedbook.harness.metrics import METRICS
 from closedbook.harness.small_model import MODELS
 from closedbook.harness.sources import benchmark
@@ -62,7 +63,7 @@ def model_card(recipe: Recipe, provenance: Provenance, log: Sequence[Mapping[str
         _scoring(recipe),
         _forbidden(provenance),
         _limits(recipe, provenance),
-        f"## Recipe\n\n{_fenced(_portable_yaml(recipe), 'yaml')}",
+        f"## Recipe\n\n{fenced(_portable_yaml(recipe), 'yaml')}",
         _origin(provenance),
         _citation(recipe),
     ]
@@ -188,7 +189,7 @@ def _scoring(recipe: Recipe) -> str:
     return (
         "## How to score it\n\n"
         "From the folder above this one, or with the model's hub id in place of the folder:\n\n"
-        + _fenced("\n".join(commands))
+        + fenced("\n".join(commands))
         + f"\n\nBoth need closedbook. The second one judges, and prints intervals.{auto}"
     )
 
@@ -239,7 +240,7 @@ def _origin(provenance: Provenance) -> str:
 
 def _citation(recipe: Recipe) -> str:
     cited = [STUDY, *(benchmark(name).citation.strip() for name in recipe.benchmarks)]
-    return "## Citation\n\n" + _fenced("\n\n".join(filter(None, cited)), "bibtex")
+    return "## Citation\n\n" + fenced("\n\n".join(filter(None, cited)), "bibtex")
 
 
 def _portable_yaml(recipe: Recipe) -> str:
@@ -277,16 +278,5 @@ def _text(text: str) -> str:
 def _code(text: str) -> str:
     """As code within a line; the last part of a path."""
     plain = _plain(str(_portable(text)))
-    ticks = "`" * (max(map(len, _runs(plain)), default=0) + 1)
     space = " " if "`" in (plain[:1], plain[-1:]) else ""
-    return f"{ticks}{space}{plain}{space}{ticks}" if plain else "-"
-
-
-def _fenced(text: str, language: str = "") -> str:
-    """As a block of code, whatever the text holds."""
-    fence = "`" * max(3, max(map(len, _runs(text)), default=0) + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _runs(text: str) -> Iterator[str]:
-    return (match.group() for match in re.finditer("`+", text))
+    return f"{ticks(plain)}{space}{plain}{space}{ticks(plain)}" if plain else "-"

@@ -213,9 +213,9 @@ def judge_reward(
 @cache
 def _tried(judging: JudgeSettings) -> Reward:
     """The reward of a judge that has graded a known answer; one for all calls, since it counts failures."""
-    reward = make_reward("judge", judging=judging)
-    make_judge(judging).preflight()
-    return reward
+    judge = make_judge(judging)
+    judge.preflight()
+    return Reward("judge", judge=judge, max_failures=judging.max_failures)
 
 
 def completion_text(completion: Completion) -> str:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.files import renamed_when_whole, write_text
+from closedbook.harness.markdown import line
 from closedbook.harness.statistics import Estimate, number
 from closedbook.harness.text import storable
 
@@ -91,23 +92,17 @@ def _cells(column: str, cell: Cell, estimated: bool) -> list[tuple[str, str | in
 
 def markdown(analysis: Analysis) -> str:
     """The table for people, in per cent with 95 % intervals."""
-    rows = [[*map(_text, analysis.columns)], ["---"] * len(analysis.columns)]
+    rows = [[*map(line, analysis.columns)], ["---"] * len(analysis.columns)]
     rows += [list(map(_shown, row, analysis.columns)) for row in analysis.rows]
-    return f"{_text(analysis.title)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return f"{line(analysis.title)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def _shown(cell: Cell, column: str) -> str:
     if cell is None:
         return "-"
     if isinstance(cell, str):
-        return _text(cell)
+        return line(cell)
     return str(cell) if isinstance(cell, Estimate) else number(cell, column)
-
-
-def _text(text: str) -> str:
-    """A text that Markdown shows as it is, on one line."""
-    line = " ".join(re.split(r"[\s\x1c-\x1f\x85\u2028\u2029]+", storable(text)))
-    return re.sub(r"([\\`*_~\[\]|])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def csv_text(analysis: Analysis) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from closedbook.harness import cli
 from closedbook.harness.metrics import Answer
 from closedbook.harness.testing import write_tiny_model
 
@@ -52,3 +54,21 @@ def write_run_folder(
 def write_run() -> Callable[..., Path]:
     """Writes an evaluation's run folder out of the metric of each question id."""
     return write_run_folder
+
+
+@pytest.fixture
+def closedbook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[object, str, str]]:
+    """Runs the command in this process; returns exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["closedbook", *map(str, arguments)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run

@@ -9,27 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from closedbook.harness import cli
 from closedbook.harness.dedup.rules import REASONS
 from closedbook.harness.files import tasks_dir
 from closedbook.harness.manifests import read_manifest
-
-
-@pytest.fixture
-def closedbook(monkeypatch, capsys):
-    """Runs the command in this process; returns exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["closedbook", *map(str, arguments)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
 
 COMMANDS = [
     "eval",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from closedbook.harness import cli, splits
+from closedbook.harness import splits
 from closedbook.harness.dedup.contamination import contamination
 from closedbook.harness.dedup.ledger import explain
 from closedbook.harness.errors import ManifestError, RequestError, SourceError
@@ -77,22 +76,6 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         return home
 
     return new
-
-
-@pytest.fixture
-def closedbook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Closedbook:
-    """Runs the command in this process; returns exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["closedbook", *map(str, arguments)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def changed(home: Path, **fields: Any) -> None:
@@ -524,7 +507,10 @@ def test_it_can_be_exported(built: Path, tmp_path: Path) -> None:
     done = export("gates", "hf", out=tmp_path / "gates-hf")
     assert sum(done.questions.values()) == len([row for row in read_manifest("gates").rows if row.split != "dropped"])
     assert set(done.sha256) >= {"README.md", "data/test-00000-of-00001.parquet"}
-    assert "a file of its authors' own" in (tmp_path / "gates-hf" / "README.md").read_text()
+    card = (tmp_path / "gates-hf" / "README.md").read_text()
+    assert "a file of its authors' own" in card
+    assert "license: other\n" in card
+    assert "no licence is stated" not in card
 
 
 def test_the_folder_can_be_moved(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
