@@ -246,7 +246,9 @@ class SampleStore(RecordStore):
         """
         head = self.head()
         wanted = head.n if wanted is None else wanted
-        again = f"`{head.sharding.again(self.folder)}`" if head.sharding else "the same `closedbook sample` again"
+        again = "the same `closedbook sample` again"
+        if head.sharding:
+            again += f", with --shard {head.sharding.shard} and --out {self.folder},"
         found = self.read(wanted)
         short = [id for id in head.ids if id not in found or found[id].drawn < wanted]
         if short:

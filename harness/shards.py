@@ -9,10 +9,8 @@ so that a folder takes further questions whether or not it is a shard's.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from closedbook.harness.errors import RequestError
@@ -64,25 +62,14 @@ class Sharding(NamedTuple):
     Attributes:
         shard: Which one.
         every: Ids of the questions of all shards, in order.
-        command: What draws it, but for its shard and folder.
     """
 
     shard: Shard
     every: tuple[str, ...]
-    command: str
-
-    def again(self, folder: Path) -> str:
-        """The command that draws what a folder lacks."""
-        return f"{self.command} --shard {self.shard} --out {shlex.quote(str(folder))}"
 
     def stated(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {
-            "number": self.shard.number,
-            "of": self.shard.of,
-            "every": list(self.every),
-            "command": self.command,
-        }
+        return {"number": self.shard.number, "of": self.shard.of, "every": list(self.every)}
 
 
 def read_sharding(stated: Mapping[str, Any]) -> Sharding:
@@ -91,5 +78,4 @@ def read_sharding(stated: Mapping[str, Any]) -> Sharding:
     Raises:
         KeyError, TypeError, ValueError: It is something else.
     """
-    shard = Shard(int(stated["number"]), int(stated["of"]))
-    return Sharding(shard, tuple(map(str, stated["every"])), str(stated["command"]))
+    return Sharding(Shard(int(stated["number"]), int(stated["of"])), tuple(map(str, stated["every"])))

@@ -87,10 +87,12 @@ def _require_each_once(parts: Sequence[_Part]) -> None:
         if shard.number in found:
             raise RequestError(f"{found[shard.number]} and {folder} are both shard {shard}; name each shard once")
         found[shard.number] = folder
-    of, command = parts[0].sharding.shard.of, parts[0].sharding.command
+    of = parts[0].sharding.shard.of
     if missing := [str(Shard(number, of)) for number in range(1, of + 1) if number not in found]:
         are = f"shard {missing[0]} is" if len(missing) == 1 else f"shards {', '.join(missing)} are"
-        raise RequestError(f"{are} missing; name their folders too, or draw them: `{command} --shard {missing[0]}`")
+        raise RequestError(
+            f"{are} missing; name their folders too, or draw them: the same `closedbook sample`, --shard {missing[0]}"
+        )
 
 
 def _add(store: SampleStore, head: Head, lines: Sequence[QuestionSamples]) -> list[QuestionSamples]:

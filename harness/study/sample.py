@@ -8,7 +8,6 @@ samples of an easy question cost one verdict.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,39 +81,6 @@ class Drawn:
     passes: Sequence[PassAtK]
 
 
-def command_of(request: Request, judging: JudgeSettings | None) -> str:
-    """The command line of a request, but for its shard and folder: what it states that is no default."""
-    usual, how, plain = Request(request.model), request.sampling, Sampling()
-    flags = [
-        ("--task", request.task, usual.task),
-        ("--split", request.split, usual.split),
-        ("-n", request.n, usual.n),
-        ("--temperature", how.temperature, plain.temperature),
-        ("--top-p", how.top_p, plain.top_p),
-        ("--top-k", how.top_k, plain.top_k),
-        ("--max-new-tokens", how.max_new_tokens, plain.max_new_tokens),
-        ("--seed", how.seed, plain.seed),
-        ("--limit", request.limit, usual.limit),
-        ("--engine", request.engine, usual.engine),
-        ("--base-url", request.base_url, usual.base_url),
-    ]
-    words = ["closedbook", "sample", request.model]
-    words += [word for flag, value, default in flags if value != default for word in (flag, str(value))]
-    words += [] if request.chat == "auto" else ["--chat" if request.chat else "--no-chat"]
-    words += ["--allow-contaminated"] if request.allow_contaminated else []
-    return shlex.join([*words, *(_judge_words(judging) if judging else ["--no-grade"])])
-
-
-def _judge_words(judging: JudgeSettings) -> list[str]:
-    """The flags of a judge; its key is none of them."""
-    own = {"kind": "--judge", "model": "--judge-model", "base_url": "--judge-url"}
-    words: list[str] = []
-    for name, value in judging.model_dump(exclude_defaults=True).items():
-        text = ",".join(value) if isinstance(value, tuple) else str(value)
-        words += [own[name], text] if name in own else ["--judge-set", f"{name}={text}"]
-    return words
-
-
 def asked_by(task: str) -> tuple[str, Style]:
     """The benchmark and the style of prompt of a task.
 
@@ -144,7 +110,7 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     if request.n < 1:
         raise RequestError(f"-n {request.n}: draw at least one sample")
     every = load_questions(name, request.split)[: request.limit]
-    sharding = _sharding(request, every, judging)
+    sharding = _sharding(request, every)
     questions: Sequence[Question] = request.shard.part(every) if request.shard else every
     path = request.model
     if request.engine != "openai":
@@ -165,7 +131,7 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     return Drawn(request.folder, samples, count(samples), passes(samples, request.n) if judge else ())
 
 
-def _sharding(request: Request, every: Sequence[Question], judging: JudgeSettings | None) -> Sharding | None:
+def _sharding(request: Request, every: Sequence[Question]) -> Sharding | None:
     """What the folder says of the shard of all questions that is drawn; None where they all are.
 
     Raises:
@@ -177,7 +143,7 @@ def _sharding(request: Request, every: Sequence[Question], judging: JudgeSetting
         raise RequestError(
             f"--shard {request.shard}: there are {len(every)} questions; draw them with at most {len(every)} shards"
         )
-    return Sharding(request.shard, tuple(question.id for question in every), command_of(request, judging))
+    return Sharding(request.shard, tuple(question.id for question in every))
 
 
 def untrained(model: str, name: str, split: str, allowed: bool = False) -> str:

@@ -1,8 +1,6 @@
 """Shards: every N-th question is drawn by a process of its own, and what is merged is what one process would have."""
 
 import json
-import re
-import shlex
 import shutil
 from typing import Any
 
@@ -19,8 +17,7 @@ from closedbook.harness.sampling import Sampling
 from closedbook.harness.shards import Shard, Sharding, parse_shard
 from closedbook.harness.study.commands import analyze_app, sample_command, sample_merge_command
 from closedbook.harness.study.merge import merge
-from closedbook.harness.study.sample import Request, command_of, sample
-from closedbook.harness.testing import JudgeServer
+from closedbook.harness.study.sample import Request, sample
 
 RULES = JudgeSettings(kind="rules")
 SETTINGS = {"model": "a" * 64, "judge": {"kind": "rules"}, "sampling": {"seed": 0}}
@@ -71,7 +68,7 @@ def written(tmp_path):
     def make(number, of=3, n=2, short=0, out=None, every=IDS, reward: float | None = 0.0, **changed):
         store, shard = SampleStore(tmp_path / (out or f"s{number}")), Shard(number, of)
         ids = shard.part(every)
-        store.begin(SETTINGS | changed, ids, n, Sharding(shard, tuple(every), "closedbook sample m"))
+        store.begin(SETTINGS | changed, ids, n, Sharding(shard, tuple(every)))
         store.add(QuestionSamples(id, tuple(said(at, reward) for at in range(n))) for id in ids[: len(ids) - short])
         return store.folder
 
@@ -219,14 +216,14 @@ def test_shards_of_other_settings_are_refused_by_what_differs(written, tmp_path,
     assert not (tmp_path / "all").exists()
 
 
-def test_a_missing_shard_is_named_with_the_command_that_draws_it(written, tmp_path):
-    said = r"^shards 1/4, 3/4 are missing; name their folders too, or draw them: `closedbook sample m --shard 1/4`$"
+def test_a_missing_shard_is_named_with_what_draws_it(written, tmp_path):
+    said = r"^shards 1/4, 3/4 are missing; .* or draw them: the same `closedbook sample`, --shard 1/4$"
     with pytest.raises(RequestError, match=said):
         merge(tmp_path / "all", [written(4, of=4), written(2, of=4)])
 
 
 def test_the_last_shard_is_missed_too(written, tmp_path):
-    with pytest.raises(RequestError, match=r"^shard 3/3 is missing; .* --shard 3/3`$"):
+    with pytest.raises(RequestError, match=r"^shard 3/3 is missing; .* --shard 3/3$"):
         merge(tmp_path / "all", [written(1), written(2)])
 
 
@@ -237,20 +234,22 @@ def test_the_same_shard_twice_is_refused(written, tmp_path):
             merge(tmp_path / "all", [first, written(2), other, written(3)])
 
 
-def test_an_unfinished_shard_is_refused_with_the_command_that_finishes_it(written, tmp_path):
+def test_an_unfinished_shard_is_refused_with_what_finishes_it(written, tmp_path):
     folders = [written(1), written(2, short=1), written(3)]
     with pytest.raises(RequestError) as refused:
         merge(tmp_path / "all", folders)
     assert str(refused.value) == (
-        f"{folders[1]}: 1 of 2 questions have fewer than 2 samples; `closedbook sample m --shard 2/3 --out "
-        f"{folders[1]}` draws what is missing"
+        f"{folders[1]}: 1 of 2 questions have fewer than 2 samples; the same `closedbook sample` again, with "
+        f"--shard 2/3 and --out {folders[1]}, draws what is missing"
     )
     assert not (tmp_path / "all").exists()
 
 
-def test_a_shard_that_nobody_could_grade_is_refused_with_the_command_that_does(written, tmp_path):
+def test_a_shard_that_nobody_could_grade_is_refused_with_what_does(written, tmp_path):
     folders = [written(1, reward=None), written(2), written(3)]
-    with pytest.raises(RequestError, match=r"3 of 3 questions have no verdict .* --shard 1/3 --out .*` grades them$"):
+    with pytest.raises(
+        RequestError, match=r"3 of 3 questions have no verdict .* --shard 1/3 and --out .*, grades them$"
+    ):
         merge(tmp_path / "all", folders)
 
 
@@ -351,32 +350,11 @@ def test_the_commands_draw_shards_and_merge_them(tiny_policy, tmp_path):
     assert "pass@k in per cent" in run(sample_merge_command, tmp_path / "all", *folders).stdout
 
 
-def test_the_command_that_is_offered_finishes_the_shard(request_of, tmp_path):
-    with JudgeServer(lambda prompt: "1.0") as server:
-        stated = {"kind": "openai", "model": "a judge", "base_url": server.url, "retries": 1, "without": ("name",)}
-        judging = JudgeSettings.model_validate(stated)
-        request = request_of(2, split="validation", out="a folder")
-        whole = drawn(request, judging)
-        shutil.move(whole.folder / "000000.parquet", tmp_path / "gone.parquet")
-        with pytest.raises(RequestError) as refused:
-            merge(tmp_path / "all", [drawn(request_of(n, split="validation"), judging).folder for n in (1, 3)] + [
-                whole.folder
-            ])  # fmt: skip
-        offered = re.search("`closedbook sample (.*)`", str(refused.value))
-        run(sample_command, *shlex.split(offered[1]))
+def test_the_same_command_finishes_a_shard(request_of, tmp_path):
+    request = request_of(2)
+    whole = drawn(request)
+    shutil.move(whole.folder / "000000.parquet", tmp_path / "gone.parquet")
+    with pytest.raises(RequestError, match="draws what is missing"):
+        merge(tmp_path / "all", [drawn(request_of(n)).folder for n in (1, 3)] + [whole.folder])
+    drawn(request)
     assert SampleStore(whole.folder).whole() == sorted(whole.samples, key=lambda line: line.id)
-
-
-def test_an_offered_command_states_what_is_no_default_and_no_key():
-    judging = JudgeSettings.model_validate({"kind": "openai", "model": "m", "api_key": "secret", "max_failures": 0.1})
-    request = Request("my model", "popqa_dedup_cot", "train", 8, Sampling(0.5, 0.9, 40, 128, 3), "vllm", chat=False,
-                      limit=50, allow_contaminated=True)  # fmt: skip
-    assert command_of(request, judging) == (
-        "closedbook sample 'my model' --task popqa_dedup_cot --split train -n 8 --temperature 0.5 --top-p 0.9 "
-        "--top-k 40 --max-new-tokens 128 --seed 3 --limit 50 --engine vllm --no-chat --allow-contaminated "
-        "--judge openai --judge-model m --judge-set max_failures=0.1"
-    )
-    assert command_of(Request("m", n=8, chat=True), None) == "closedbook sample m -n 8 --chat --no-grade"
-    assert command_of(Request("m", engine="openai", base_url="http://a/v1"), RULES) == (
-        "closedbook sample m --engine openai --base-url http://a/v1 --judge rules"
-    )
