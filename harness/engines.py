@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EngineName = Literal["hf", "vllm", "openai"]
 LONGEST_PROMPT = 1024  # tokens; the tasks' prompts have about a tenth
+AT_ONCE = 256  # sequences that transformers samples at once: 64 took half as long again on a CPU (docs/speed.md)
 RETRIES = 4  # further tries of a call to a server
 # Stated, or a server draws with what the model brings: `vllm serve` takes top_k, min_p and penalties from its files.
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -296,7 +297,7 @@ def make_engine(
     *,
     base_url: str = "",
     dtype: str = "auto",
-    batch: int = BATCH,
+    batch: int = AT_ONCE,
 ) -> Engine:
     """The engine of that name.
 
