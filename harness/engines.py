@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from closedbook.harness.errors import RequestError, WorkError, one_line
+from closedbook.harness.fields import address
 from closedbook.harness.files import model_digest
 from closedbook.harness.prompts import Style, messages, question_prompt, template_digest
 from closedbook.harness.questions import Question
@@ -175,6 +176,9 @@ class ServerEngine:
         chat: False to send plain text to /completions, for a base model; else chat messages.
         sampling: How samples are drawn.
         concurrency: Calls under way at once.
+
+    Raises:
+        RequestError: The address is none, or holds a secret.
     """
 
     def __init__(
@@ -186,7 +190,11 @@ class ServerEngine:
         sampling: Sampling,
         concurrency: int = 64,
     ) -> None:
-        self.url, self.model, self.style, self.chat, self.sampling = url, model, style, chat, sampling
+        try:
+            self.url = address(url)
+        except ValueError as error:
+            raise RequestError(f"--base-url: {error}") from None
+        self.model, self.style, self.chat, self.sampling = model, style, chat, sampling
         self.concurrency, self.at_once = concurrency, 4 * concurrency
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Settings by the whole names of their fields, `judge.model`; and those fields as rows for the documentation.
+"""Settings by the whole names of their fields, `judge.model`; those fields as rows for the documentation; addresses.
 
 >>> from closedbook.harness.judge.settings import JudgeSettings
 >>> next(row for row in field_rows(JudgeSettings) if row.name == "timeout")
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -83,6 +84,24 @@ def public(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in flat(settings).items() if name.rpartition(".")[2] not in ("server", "base_url")
     }
+
+
+def address(url: str) -> str:
+    """The address of a server, which messages may show and results may hold.
+
+    Raises:
+        ValueError: It is none, or holds what nobody may read; the message does not repeat it.
+    """
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+    except ValueError:  # its message may quote a password
+        whole = False
+    if not whole:
+        raise ValueError("is no address such as http://127.0.0.1:8000/v1") from None
+    if parts.username or parts.password or parts.query:
+        raise ValueError("holds a user, a password or a query, which would be written to results; use OPENAI_API_KEY")
+    return url
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,12 +12,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, overload
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, overload
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from closedbook.harness.errors import RequestError
+from closedbook.harness.fields import address
 from closedbook.harness.files import cache_dir
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -36,7 +45,7 @@ class JudgeSettings(BaseModel):
         description="rules, openai (any compatible server) or vllm (an engine in this process)"
     )
     model: str = Field(default="", description="The model's name on the server; for vllm a folder or hub id")
-    base_url: str = Field(default=OPENAI_URL, description="The server's address")
+    base_url: Annotated[str, AfterValidator(address)] = Field(default=OPENAI_URL, description="The server's address")
     prompt: Literal["binary", "simpleqa"] = Field(
         default="binary", description="The rubric: binary (right or wrong) or simpleqa (right, wrong or not attempted)"
     )
@@ -102,23 +111,6 @@ class JudgeSettings(BaseModel):
         if self.budget is not None and not self.priced:
             raise ValueError("a budget needs prices: set price_in and price_out, dollars per million tokens")
         return self
-
-    @field_validator("base_url")
-    @classmethod
-    def _without_secrets(cls, url: str) -> str:
-        """An address that can be written to results."""
-        try:
-            parts = urlsplit(url)
-            whole = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
-        except ValueError:  # its message may quote a password
-            whole = False
-        if not whole:
-            raise ValueError("is no address such as http://127.0.0.1:8000/v1") from None
-        if parts.username or parts.password or parts.query:
-            raise ValueError(
-                "holds a user, a password or a query, which would be written to results; use OPENAI_API_KEY"
-            )
-        return url
 
 
 VARIABLES = {

@@ -59,6 +59,13 @@ def test_a_top_k_that_a_server_refuses_is_not_left_out():
         drawn(server, Sampling(top_k=5))
 
 
+@pytest.mark.parametrize("url", ["http://u:pw@h/v1", "http://h/v1?token=pw", "ftp://h/pw", "pw", "http://u:pw@h:x"])
+def test_an_address_that_holds_a_secret_or_is_none_is_refused_without_showing_it(url):
+    with pytest.raises(RequestError, match=r"^--base-url: ") as error:
+        ServerEngine(url, "osric", "direct", True, Sampling())
+    assert "pw" not in str(error.value)
+
+
 def test_a_model_is_loaded_by_its_folder_and_what_is_none_is_refused_by_its_name(tiny_policy, tmp_path):
     sampler = load_sampler(str(tiny_policy), batch=3)
     assert (sampler.batch, sampler.identity) == (3, {"engine": "transformers", "dtype": "float32"})
