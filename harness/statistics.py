@@ -18,6 +18,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+__all__ = [
+    "Confusion",
+    "Estimate",
+    "Paired",
+    "bootstrapped_mean",
+    "bootstrapped_means",
+    "bootstrapped_ratio",
+    "corrected",
+    "detectable",
+    "difference",
+    "holm",
+    "kappa",
+    "mean_over_tasks",
+    "paired",
+    "proportion",
+    "sign_flips",
+    "wilson",
+]
+
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 RESAMPLES = 10_000
@@ -255,6 +274,15 @@ def bootstrapped_means(table: Sequence[Sequence[float]], groups: Sequence[Hashab
         Estimate(float(mean), None if same else float(below), None if same else float(above), len(cases))
         for mean, below, above, same in zip(cases.mean(axis=0), low, high, alike, strict=True)
     ]
+
+
+def bootstrapped_mean(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
+    """The mean of one number a case, as of `bootstrapped_means`. NaN means "not known" and leaves the mean and n."""
+    whole = zip(values, groups or range(len(values)), strict=True)
+    known = [(value, group) for value, group in whole if not math.isnan(value)]
+    if not known:
+        return Estimate.unknown()
+    return bootstrapped_means([[value] for value, _ in known], [group for _, group in known])[0]
 
 
 def bootstrapped_ratio(

@@ -21,7 +21,7 @@ from closedbook.harness.fields import difference, flat, public
 from closedbook.harness.pass_at_k import first_k, passes
 from closedbook.harness.sample_store import Head, SampleStore
 from closedbook.harness.samples import QuestionSamples
-from closedbook.harness.statistics import Estimate, bootstrapped_means, holm, proportion
+from closedbook.harness.statistics import Estimate, bootstrapped_mean, holm, proportion
 from closedbook.harness.study.accessibility import bucket_names, buckets, gains, recheck, repair_rate
 from closedbook.harness.study.majority import majority
 from closedbook.harness.study.tables import Analysis
@@ -209,11 +209,11 @@ def accessibility(
     of = buckets(run.samples, n)
     told, later = values_of(before), values_of(after)
     found = gains(of, told, later, bucket_names(n), {id: gold_group(answered) for id, answered in before.items()})
-    adjusted = holm([gain.paired.p for gain in found])
+    adjusted = iter(holm([gain.paired.p for gain in found if gain.before.n]))  # a bucket without questions is no test
     rows: list[list[Any]] = [
         [gain.bucket, gain.before.n, gain.before, gain.after, gain.paired.difference, gain.paired.gained,
-         gain.paired.lost, p, gain.share]
-        for gain, p in zip(found, adjusted, strict=True)
+         gain.paired.lost, next(adjusted) if gain.before.n else None, gain.share]
+        for gain in found
     ]  # fmt: skip
     repaired = repair_rate(of, told, later)
     ungraded = len(run.samples) - len(of)
@@ -272,8 +272,7 @@ def voting(runs: Sequence[SampleRun]) -> Analysis:
     rows: list[list[Any]] = []
     curves = []
     for run in runs:
-        means = [[q.right / (q.drawn - q.failed)] for q in run.samples if q.drawn > q.failed]
-        sampled = bootstrapped_means(means)[0] if means else Estimate.unknown()
+        sampled = bootstrapped_mean([q.right / (q.drawn - q.failed) for q in run.samples if q.drawn > q.failed])
         found = majority(run.samples, ks)
         curves.append((run.name, found))
         rows += [[run.name, voted.k, voted.accuracy, sampled] for voted in found]

@@ -26,9 +26,9 @@ from closedbook.harness.likelihood import Scored
 from closedbook.harness.prompts import Style
 from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.sampling import encode_prompt
-from closedbook.harness.statistics import Estimate, Paired, bootstrapped_means, holm, paired
+from closedbook.harness.statistics import Estimate, Paired, bootstrapped_mean, holm, paired
 from closedbook.harness.study.analyses import SampleRun
-from closedbook.harness.study.majority import Choose, Same, elected, votes
+from closedbook.harness.study.majority import Choose, Chooser, Same, accuracies, elected
 from closedbook.harness.study.scores import Scores
 from closedbook.harness.study.tables import Analysis
 from closedbook.harness.text import answer_key
@@ -134,7 +134,7 @@ def baselines(
     choices = _choices(greedy, scores)
     methods = [
         _asked("greedy", greedy, run, "direct", cost),
-        *(_chosen(name, choose, run, k, greedy, cost) for name, choose in choices.items() for k in _sizes(n)),
+        *(_chosen(name, chooser, run, k, greedy, cost) for name, chooser in choices.items() for k in _sizes(n)),
         *([_asked("chain of thought", cot, run, "cot", cost)] if cot else []),
     ]
     base = methods[0].values
@@ -179,10 +179,10 @@ def _prompt(answers: Answers, style: Style, cost: Cost | None) -> float | None:
     return fmean(cost.asked(answered.question, style) for answered in answers.values()) if cost else None
 
 
-def _choices(greedy: Answers, scores: Scores | None) -> dict[str, Callable[[QuestionSamples], Choose]]:
+def _choices(greedy: Answers, scores: Scores | None) -> dict[str, Chooser]:
     """The methods that choose among samples, by name: what each chooses by, given the question."""
     equal = {id: judged_equal(answered.question) for id, answered in greedy.items()}
-    choices: dict[str, Callable[[QuestionSamples], Choose]] = {
+    choices: dict[str, Chooser] = {
         "majority": lambda question: elected,
         "majority, equal by the judge": lambda question: lambda group: elected(group, equal[question.id]),
     }
@@ -199,11 +199,9 @@ def _likeliest(scores: Mapping[str, Scored], by: Callable[[Scored], float]) -> C
     return lambda group: max(group.samples, key=lambda said: by(scores[said.answer]))
 
 
-def _chosen(
-    name: str, choose: Callable[[QuestionSamples], Choose], run: SampleRun, k: int, greedy: Answers, cost: Cost | None
-) -> Method:
+def _chosen(name: str, chooser: Chooser, run: SampleRun, k: int, greedy: Answers, cost: Cost | None) -> Method:
     """A method that chooses among k samples."""
-    values = {q.id: _known_mean(votes(q, k, choose(q))) for q in run.samples}
+    values = accuracies(run.samples, k, chooser)
     tokens = k * fmean(_tokens(question, cost) for question in run.samples) if cost else None
     style: Style = "cot" if str(run.head.settings.get("prompt")).startswith("cot") else "direct"
     return Method(name, k, values, _prompt(greedy, style, cost), tokens)
@@ -213,16 +211,8 @@ def _tokens(question: QuestionSamples, cost: Cost) -> float:
     return sum(len(said.draws) * cost.said(said.text) for said in question.samples) / question.drawn
 
 
-def _known_mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return fmean(known) if known else math.nan
-
-
 def _mean(values: Mapping[str, float], groups: Mapping[str, str]) -> Estimate:
-    known = {id: value for id, value in values.items() if not math.isnan(value)}
-    if not known:
-        return Estimate.unknown()
-    return bootstrapped_means([[value] for value in known.values()], [groups[id] for id in known])[0]
+    return bootstrapped_mean(list(values.values()), [groups[id] for id in values])
 
 
 def _tested(before: Mapping[str, float], after: Mapping[str, float], groups: Mapping[str, str]) -> Paired | None:

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from closedbook.harness.samples import QuestionSamples, Sample
-from closedbook.harness.statistics import Estimate, bootstrapped_means
+from closedbook.harness.statistics import Estimate, bootstrapped_mean
 from closedbook.harness.text import answer_key
 
 
@@ -37,6 +37,9 @@ Same = Callable[[str, str], bool]
 
 Choose = Callable[[QuestionSamples], Sample]
 """The sample that a method gives as its answer to a question; there is at least one."""
+
+Chooser = Callable[[QuestionSamples], Choose]
+"""How a method chooses among the samples of one question."""
 
 
 def elected(question: QuestionSamples, same: Same | None = None) -> Sample:
@@ -96,15 +99,20 @@ def votes(question: QuestionSamples, k: int, choose: Choose = elected) -> list[f
     return [math.nan if reward is None else reward for reward in rewards]
 
 
-def majority(samples: Iterable[QuestionSamples], ks: Sequence[int]) -> list[Votes]:
-    """Accuracy of majority voting for each k, with a bootstrap interval over questions.
+def accuracies(samples: Iterable[QuestionSamples], k: int, chooser: Chooser = lambda _: elected) -> dict[str, float]:
+    """The mean of a method's votes on each question, by its id; NaN where the judge failed on all answers it chose.
 
-    Questions on all of whose elected answers the judge failed leave mean and n.
+    Raises:
+        ValueError: A question has fewer than k samples.
     """
-    every = list(samples)
-    found = []
-    for k in ks:
-        known = [[vote for vote in votes(question, k) if not math.isnan(vote)] for question in every]
-        means = [[fmean(of)] for of in known if of]
-        found.append(Votes(k, bootstrapped_means(means)[0] if means else Estimate.unknown()))
-    return found
+    return {question.id: _known_mean(votes(question, k, chooser(question))) for question in samples}
+
+
+def _known_mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return fmean(known) if known else math.nan
+
+
+def majority(samples: Sequence[QuestionSamples], ks: Sequence[int]) -> list[Votes]:
+    """Accuracy of majority voting for each k, with a bootstrap interval over questions; see `accuracies`."""
+    return [Votes(k, bootstrapped_mean(list(accuracies(samples, k).values()))) for k in ks]

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from closedbook.harness.fields import flat, public
 from closedbook.harness.likelihood import Scored
 from closedbook.harness.sample_store import Head
-from closedbook.harness.statistics import Estimate, bootstrapped_means, proportion
+from closedbook.harness.statistics import Estimate, bootstrapped_mean, bootstrapped_means, proportion
 from closedbook.harness.study.tables import Analysis
 from closedbook.harness.text import answer_key
 
@@ -196,8 +196,8 @@ def mass(before: MassRun, after: MassRun, of: Mapping[str, str] | None = None, n
 
 def _row(name: str, before: Sequence[QuestionMass], after: Sequence[QuestionMass]) -> list[Any]:
     one, other = summary(before), summary(after)
-    changes = [[second.right - first.right] for first, second in zip(before, after, strict=True)]
-    change = bootstrapped_means(changes, [question.group for question in before])[0] if changes else Estimate.unknown()
+    changes = [second.right - first.right for first, second in zip(before, after, strict=True)]
+    change = bootstrapped_mean(changes, [question.group for question in before])
     became = [first for first, second in zip(before, after, strict=True) if first.first == 0 and second.first == 1]
     listed = proportion(float(question.rank is not None) for question in became)
     return [name, len(before), one.right, other.right, change, one.unknown, other.unknown, one.gold, other.gold,

@@ -138,6 +138,13 @@ def test_questions_with_one_gold_answer_are_one_piece_of_evidence(stored):
         assert (whole[5], whole[7] == 1) == (12, shared)
 
 
+def test_a_bucket_without_questions_is_no_test_that_the_others_are_adjusted_for(stored):
+    rewards = {f"q{at}": [0, 0] for at in range(8)}  # of 0, 1 and 2 right samples two have no question
+    (run,) = read_sample_runs([stored("before", rewards, 2)])
+    before, after = ({id: Answered("who?", (id,), "Kyd", value) for id in rewards} for value in (0.0, 1.0))
+    assert [row[7] for row in accessibility(run, before, after).rows] == [2 * 2 / 2**8, None, None, 2 * 2 / 2**8]
+
+
 def test_what_has_no_grade_is_left_out_and_counted(stored):
     (run,) = read_sample_runs([stored("before")])
     run = run._replace(samples=[question("q1", [0.0, None]), question("q2", [1.0, 1.0]), question("q3", [0.0, 1.0])])
