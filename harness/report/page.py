@@ -16,13 +16,13 @@ from pathlib import Path
 from closedbook.harness.errors import RequestError
 from closedbook.harness.provenance import code_revision
 from closedbook.harness.report.blocks import Section, Tile, clean
-from closedbook.harness.report.reading import Study
+from closedbook.harness.report.reading import Findings
 
 LONG = 40  # rows of a table that is shown at once
 TILES = 6  # at the top, at most
 
 
-def render(study: Study, parts: Sequence[Section], title: str, command: str) -> str:
+def render(study: Findings, parts: Sequence[Section], title: str, command: str) -> str:
     """The page as text.
 
     Args:
@@ -62,7 +62,7 @@ def render(study: Study, parts: Sequence[Section], title: str, command: str) -> 
     )
 
 
-def summary(study: Study) -> str:
+def summary(study: Findings) -> str:
     """What the page was made from, in a line."""
     counts = [
         (len(study.evaluations), "evaluation"),
@@ -80,7 +80,7 @@ def _several(name: str) -> str:
     return name.replace("folder", "folders") if "folder" in name else name.replace("sis", "se") + "s"
 
 
-def warnings(study: Study) -> list[str]:
+def warnings(study: Findings) -> list[str]:
     """What a reader should know before any number."""
     found = [f"{name} has not ended and is not on this page." for name in study.unfinished]
     for run in study.samples:

@@ -57,7 +57,7 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvaluationFolder:
     """An evaluation that has ended.
 
     Attributes:
@@ -80,7 +80,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class SampleFolder:
     """A folder of samples; `texts` are the different ones, `drawn` all of them, `failed` those without a grade."""
 
     name: str
@@ -92,7 +92,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class LikelihoodFolder:
     """A folder of `closedbook likelihood`; `questions` are those that are there."""
 
     name: str
@@ -102,7 +102,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingFolder:
     """A training run that has ended.
 
     Attributes:
@@ -147,7 +147,7 @@ class Analysed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageRecord:
     """A command of a study that has run."""
 
     command: str
@@ -156,23 +156,23 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class Findings:
     """Everything that was found, the model before first.
 
     `stages` are by the folders that they wrote, resolved; `unfinished` names runs that have not ended.
     """
 
-    evaluations: Sequence[Evaluated] = ()
-    samples: Sequence[Sampled] = ()
-    likelihoods: Sequence[Listed] = ()
-    training: Sequence[Trained] = ()
+    evaluations: Sequence[EvaluationFolder] = ()
+    samples: Sequence[SampleFolder] = ()
+    likelihoods: Sequence[LikelihoodFolder] = ()
+    training: Sequence[TrainingFolder] = ()
     analyses: Sequence[Analysed] = ()
     calibrations: Sequence[Calibrated] = ()
-    stages: Mapping[Path, Stage] = field(default_factory=dict)
+    stages: Mapping[Path, StageRecord] = field(default_factory=dict)
     unfinished: Sequence[str] = ()
 
 
-def read_study(paths: Sequence[Path]) -> Study:
+def read_study(paths: Sequence[Path]) -> Findings:
     """What the folders hold, or folders in them, some levels down.
 
     Raises:
@@ -193,7 +193,7 @@ def read_study(paths: Sequence[Path]) -> Study:
     unfinished = [shown_path(f) for kind, last in LAST.items() for f in found[kind] if not (f / last).is_file()]
     evaluations = [read_evaluation(*of) for of in _named(ended["evaluation"], found["evaluation"])]
     analyses = _named(list(found["analysis"]), found["analysis"])
-    return Study(
+    return Findings(
         sorted(evaluations, key=lambda run: Path(run.name).name not in BASE),  # sorting keeps the order of the others
         [_read_samples(*of) for of in _named(list(found["samples"]), found["samples"])],
         [_read_likelihood(*of) for of in _named(list(found["likelihood"]), found["likelihood"])],
@@ -280,7 +280,7 @@ def read_analysis(of: str, path: Path) -> Analysed:
     return Analysed(of, stored, held)
 
 
-def read_evaluation(name: str, folder: Path) -> Evaluated:
+def read_evaluation(name: str, folder: Path) -> EvaluationFolder:
     """A folder of `closedbook eval` that has ended.
 
     Raises:
@@ -294,7 +294,7 @@ def read_evaluation(name: str, folder: Path) -> Evaluated:
         raise RequestError(f"{folder} holds no answers (samples_*.jsonl); {advice}")
     results = sorted(folder.rglob("results_*.json"), key=lambda path: path.name)
     seconds, manifests = _results(results[-1]) if results else (None, {})
-    return Evaluated(name, folder, described, figures, digest, seconds, manifests)
+    return EvaluationFolder(name, folder, described, figures, digest, seconds, manifests)
 
 
 def _results(path: Path) -> tuple[float | None, dict[str, str]]:
@@ -308,10 +308,10 @@ def _results(path: Path) -> tuple[float | None, dict[str, str]]:
     return seconds if math.isfinite(seconds) else None, {task: str(digest) for task, digest in stated.items()}
 
 
-def _read_samples(name: str, folder: Path) -> Sampled:
+def _read_samples(name: str, folder: Path) -> SampleFolder:
     store = SampleStore(folder)
     head, questions = store.head(), store.read().values()
-    return Sampled(
+    return SampleFolder(
         name,
         folder,
         head,
@@ -321,12 +321,12 @@ def _read_samples(name: str, folder: Path) -> Sampled:
     )
 
 
-def _read_likelihood(name: str, folder: Path) -> Listed:
+def _read_likelihood(name: str, folder: Path) -> LikelihoodFolder:
     store = MassStore(folder)
-    return Listed(name, folder, store.head(), len(store.read()))
+    return LikelihoodFolder(name, folder, store.head(), len(store.read()))
 
 
-def _read_training(name: str, folder: Path) -> Trained:
+def _read_training(name: str, folder: Path) -> TrainingFolder:
     path = folder / PROVENANCE_FILE
     try:
         provenance = from_text(path.read_text(encoding="utf-8"), str(path))
@@ -337,7 +337,7 @@ def _read_training(name: str, folder: Path) -> Trained:
     tokens = [line.tokens for line in lines if line.tokens is not None]
     last = max((line.step for line in lines), default=provenance.step)
     took, read = sum(seconds) if seconds else None, int(tokens[-1]) if tokens else None
-    return Trained(name, folder, provenance, last, took, read)
+    return TrainingFolder(name, folder, provenance, last, took, read)
 
 
 class _Step(NamedTuple):
@@ -366,11 +366,11 @@ def _read_calibration(path: Path) -> Calibrated:
     return Calibrated(shown_path(path), found.judge, found.labels, found.figures)
 
 
-def _read_stages(paths: Iterable[Path]) -> dict[Path, Stage]:
+def _read_stages(paths: Iterable[Path]) -> dict[Path, StageRecord]:
     """Stages by the folders that they wrote, resolved; the first one where several wrote one."""
-    made: dict[Path, Stage] = {}
+    made: dict[Path, StageRecord] = {}
     for path in paths:
-        stage: Stage = _load(path, Stage, "run the stage again")
+        stage: StageRecord = _load(path, StageRecord, "run the stage again")
         for folder in _written(stage.command):
             made.setdefault(folder, stage)
     return made

@@ -17,7 +17,7 @@ from closedbook.harness.evaluate import LOCAL_BACKENDS
 from closedbook.harness.fields import flat, public
 from closedbook.harness.manifests import read_manifest
 from closedbook.harness.report.blocks import Section, Source, clean, said, table
-from closedbook.harness.report.reading import Evaluated, Listed, Sampled, Study
+from closedbook.harness.report.reading import EvaluationFolder, Findings, LikelihoodFolder, SampleFolder
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.study.inputs import command_line, shown_path
 from closedbook.harness.study.tables import Analysis, Cell
@@ -29,7 +29,7 @@ SCORES = {
 }  # fmt: skip
 
 
-def judging(study: Study) -> Section | None:
+def judging(study: Findings) -> Section | None:
     """Who graded, how sure that is, and accuracy corrected for its errors."""
     if not study.evaluations:
         return None
@@ -63,7 +63,7 @@ def judging(study: Study) -> Section | None:
     return Section("judge", "Judge", lead, blocks, [clean(fact) for fact in facts])
 
 
-def _judges(evaluations: Sequence[Evaluated]) -> dict[str, list[str]]:
+def _judges(evaluations: Sequence[EvaluationFolder]) -> dict[str, list[str]]:
     """Names of evaluations by the judge that graded them, in words."""
     by_judge: dict[str, list[str]] = {}
     for run in evaluations:
@@ -88,7 +88,7 @@ def _without_empty(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tu
     return tuple(columns[at] for at in kept), [[row[at] for at in kept] for row in rows]
 
 
-def contamination(study: Study) -> Section | None:
+def contamination(study: Findings) -> Section | None:
     """What was left out of the test sets, and whether a checkpoint was asked what it was trained on."""
     if not study.evaluations:
         return None
@@ -137,7 +137,7 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _manifests(evaluations: Sequence[Evaluated]) -> Analysis | None:
+def _manifests(evaluations: Sequence[EvaluationFolder]) -> Analysis | None:
     """How many test questions were dropped from each benchmark, and why; None where none is one of ours."""
     asked = dict.fromkeys(task.partition("_")[0] for run in evaluations for task in run.figures)
     rows: list[list[Cell]] = []
@@ -155,7 +155,7 @@ def _manifests(evaluations: Sequence[Evaluated]) -> Analysis | None:
     return Analysis("dropped", title, columns, rows, {}) if rows else None
 
 
-def cost(study: Study) -> Section | None:
+def cost(study: Findings) -> Section | None:
     """What it took: training, samples, evaluations."""
     rows: list[list[Cell]] = [
         [
@@ -197,14 +197,14 @@ def cost(study: Study) -> Section | None:
     return Section("cost", "Cost", lead, [made], facts)
 
 
-def _asked(run: Evaluated) -> int:
+def _asked(run: EvaluationFolder) -> int:
     """Questions of all tasks; groups, which are means over tasks, not counted again."""
     return sum(
         figures["contains"].n for task, figures in run.figures.items() if task in _tasks(run) and "contains" in figures
     )
 
 
-def _tasks(run: Evaluated) -> set[str]:
+def _tasks(run: EvaluationFolder) -> set[str]:
     return set(last_written(run.folder))
 
 
@@ -212,19 +212,19 @@ def _minutes(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds / 60, 1)
 
 
-def _took(study: Study, folder: Path, own: float | None = None) -> float | None:
+def _took(study: Findings, folder: Path, own: float | None = None) -> float | None:
     """Seconds of a run: its own record's, or its stage's where that has more; a stage counts its last start only."""
     stage = study.stages.get(folder.resolve())
     recorded = (own, stage.seconds if stage else None)
     return max((seconds for seconds in recorded if seconds is not None), default=None)
 
 
-def _evaluated(study: Study) -> dict[str, str]:
+def _evaluated(study: Findings) -> dict[str, str]:
     """The part of the page that tells of an evaluation, by its name."""
     return {run.name: f"run-e{at}" for at, run in enumerate(study.evaluations, 1)}
 
 
-def provenance(study: Study) -> Section | None:
+def provenance(study: Findings) -> Section | None:
     """Every run: what made it, of which checkpoint, and the digest of what it holds."""
     rows: list[list[Cell]] = []
     anchors: list[str] = []
@@ -264,19 +264,19 @@ def provenance(study: Study) -> Section | None:
     return Section("provenance", "Provenance", lead, [table(made, "runs-table", anchors=anchors)])
 
 
-def _command(study: Study, folder: Path) -> str | None:
+def _command(study: Findings, folder: Path) -> str | None:
     """The command line of the study's stage that wrote a folder."""
     stage = study.stages.get(folder.resolve())
     return command_line(shlex.split(stage.command)[1:]) if stage else None
 
 
-def _checkpoint(run: Evaluated) -> str:
+def _checkpoint(run: EvaluationFolder) -> str:
     """The identity of the model that was asked; its name where only a server has it."""
     of = run.described
     return of.identity[:16] if of.backend in LOCAL_BACKENDS else of.model
 
 
-def _eval_command(run: Evaluated) -> str:
+def _eval_command(run: EvaluationFolder) -> str:
     """The command line of an evaluation, as far as its folder tells."""
     of = run.described
     words = ["eval", of.model, "--tasks", ",".join(of.tasks)]
@@ -290,7 +290,7 @@ def _eval_command(run: Evaluated) -> str:
     return command_line(words)
 
 
-def _sample_command(run: Sampled | Listed, command: str = "sample") -> str:
+def _sample_command(run: SampleFolder | LikelihoodFolder, command: str = "sample") -> str:
     """The command line of samples or probabilities, as far as their folder tells: it knows the model by its digest."""
     of = flat(run.head.settings)
     style = "_cot" if str(of.get("prompt", "")).startswith("cot") else ""

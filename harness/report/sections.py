@@ -34,7 +34,7 @@ from closedbook.harness.report.blocks import (
     without_texts,
 )
 from closedbook.harness.report.figures import inline
-from closedbook.harness.report.reading import Analysed, Evaluated, Study, read_analysis
+from closedbook.harness.report.reading import Analysed, EvaluationFolder, Findings, read_analysis
 from closedbook.harness.report.runs import contamination, cost, judging, provenance
 from closedbook.harness.statistics import Estimate, number
 from closedbook.harness.study.inputs import command_line, shown_path
@@ -121,7 +121,7 @@ class Page:
         return next(iter([*named, *(anchor for anchor, _ in known)]), "")
 
 
-def sections(study: Study, texts: bool = True) -> list[Section]:
+def sections(study: Findings, texts: bool = True) -> list[Section]:
     """All parts of the page, in order.
 
     Args:
@@ -145,7 +145,7 @@ def sections(study: Study, texts: bool = True) -> list[Section]:
     return [*parts, *(part for part in own if part is not None)]
 
 
-def _anchors(study: Study) -> dict[str, list[tuple[str, Path]]]:
+def _anchors(study: Findings) -> dict[str, list[tuple[str, Path]]]:
     runs = [(run.digest, f"run-e{at}", run.folder) for at, run in enumerate(study.evaluations, 1)]
     runs += [(run.head.digest, f"run-s{at}", run.folder) for at, run in enumerate(study.samples, 1)]
     runs += [(run.head.digest, f"run-l{at}", run.folder) for at, run in enumerate(study.likelihoods, 1)]
@@ -155,7 +155,7 @@ def _anchors(study: Study) -> dict[str, list[tuple[str, Path]]]:
     return found
 
 
-def headline(evaluations: Sequence[Evaluated]) -> list[Analysed]:
+def headline(evaluations: Sequence[EvaluationFolder]) -> list[Analysed]:
     """Accuracy of evaluations beside the first of each group that answers the same questions.
 
     Raises:

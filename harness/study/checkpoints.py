@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from closedbook.harness.compare import Answered, Run, compare, gold_group, paired_answers
 from closedbook.harness.errors import RequestError
-from closedbook.harness.statistics import Estimate, bootstrapped_means, bootstrapped_ratio, detectable, holm
+from closedbook.harness.statistics import (
+    Estimate,
+    bootstrapped_mean,
+    bootstrapped_means,
+    bootstrapped_ratio,
+    detectable,
+    holm,
+)
 from closedbook.harness.study.tables import Analysis
 
 if TYPE_CHECKING:
@@ -72,10 +79,7 @@ def accuracy(runs: Mapping[str, Run]) -> Analysis:
 def mean_difference(before: Answers, after: Answers) -> Estimate:
     """Share right after minus share right before, with a bootstrap interval in which equal golds stay together."""
     ids = _known(before, after)
-    if not ids:
-        return Estimate.unknown()
-    changes = [[after[id].value - before[id].value] for id in ids]
-    return bootstrapped_means(changes, [gold_group(before[id]) for id in ids])[0]
+    return bootstrapped_mean([after[id].value - before[id].value for id in ids], [gold_group(before[id]) for id in ids])
 
 
 def _known(*runs: Answers) -> list[str]:
@@ -160,24 +164,22 @@ def _against_controls(
     for name, runs in seeds.items():
         control = seeds.get(name.replace("bucket_", "random_as_", 1))
         if name.startswith("bucket_") and control and ids:
-            change = [
-                [fmean(run.answers[id].value for run in runs) - fmean(run.answers[id].value for run in control)]
+            changes = [
+                fmean(run.answers[id].value for run in runs) - fmean(run.answers[id].value for run in control)
                 for id in ids
             ]
-            rows.append(
-                [f"{name} minus its control", None, len(runs), None, bootstrapped_means(change, groups)[0], None]
-            )
+            rows.append([f"{name} minus its control", None, len(runs), None, bootstrapped_mean(changes, groups), None])
     return rows
 
 
-class Trained(NamedTuple):
+class TrainedOn(NamedTuple):
     """A checkpoint and what it was trained on."""
 
     benchmark: str
     run: Run
 
 
-def transfer(base: Run, trained: Sequence[Trained], overlaps: Mapping[tuple[str, str], frozenset[str]]) -> Analysis:
+def transfer(base: Run, trained: Sequence[TrainedOn], overlaps: Mapping[tuple[str, str], frozenset[str]]) -> Analysis:
     """The gain on each benchmark of training on each, without test questions that the other's train states.
 
     Args:

@@ -437,7 +437,7 @@ def transfer_command(
     from closedbook.harness.errors import RequestError
     from closedbook.harness.sources import benchmark, packaged
     from closedbook.harness.splits import read_overlaps
-    from closedbook.harness.study.checkpoints import Trained, overlaps_of, transfer
+    from closedbook.harness.study.checkpoints import TrainedOn, overlaps_of, transfer
 
     names, folders = zip(*map(_named_folder, trained), strict=True)
     for name in names:
@@ -445,7 +445,7 @@ def transfer_command(
         if names.count(name) > 1:
             raise RequestError(f"--trained {name} stands there twice; name one run of each benchmark")
     before, *after = _answers([base, *folders], None, metric)
-    runs = [Trained(*of) for of in zip(names, after, strict=True)]
+    runs = [TrainedOn(*of) for of in zip(names, after, strict=True)]
     if own := sorted({*names, *(task.partition("_")[0] for task in before)} - packaged().keys()):
         said = f"note: what others state of {', '.join(own)}, and it of others, is not known, so it is not left out"
         people.print(said, highlight=False, markup=False, soft_wrap=True)

@@ -21,7 +21,7 @@ from closedbook.harness.samples import QuestionSamples, Sample
 from closedbook.harness.statistics import Confusion, Estimate, corrected, proportion
 from closedbook.harness.study.accessibility import buckets
 from closedbook.harness.study.analyses import accessibility, flips, passk, read_sample_runs, voting
-from closedbook.harness.study.checkpoints import Part, Trained, attribution, transfer
+from closedbook.harness.study.checkpoints import Part, TrainedOn, attribution, transfer
 from closedbook.harness.study.inputs import command_line, inputs
 from closedbook.harness.study.likelihood import MassStore, read_mass_runs
 from closedbook.harness.study.mass import Listed, QuestionMass, mass
@@ -167,7 +167,7 @@ def write_study(root: Path) -> Path:
     of = buckets(runs[0].samples, DRAWS)
     swapped: Run = {TASK: first[TASK], OTHER: second[OTHER]}
     parts = [Part("bucket_0", other, 12), Part("random_as_0", one, 12), Part(HOSTILE_RUN, other, 9)]
-    trained = [Trained("worldfacts", second), Trained("popqa", swapped)]
+    trained = [TrainedOn("worldfacts", second), TrainedOn("popqa", swapped)]
     odd = Analysis(
         "gorlim", "An analysis that nobody told the report of <b>", ("run", "p (Holm)", "note", "share of it"),
         [[HOSTILE_RUN, 0.0004, HOSTILE[1], 0.25], ["base", 0.2, None, None]], {"why": HOSTILE[0]},

@@ -14,7 +14,7 @@ from closedbook.harness.statistics import Estimate
 from closedbook.harness.study.checkpoints import (
     Answers,
     Part,
-    Trained,
+    TrainedOn,
     accuracy,
     attribution,
     mean_difference,
@@ -113,7 +113,7 @@ def test_transfer_leaves_out_what_the_other_benchmark_states() -> None:
     stated = overlaps_of(
         [Overlap("b", "q000", "a", "x", "paraphrase", 1.0), Overlap("a", "q009", "b", "x", "alias", 1.0)]
     )
-    found = transfer(base, [Trained("a", after)], stated)
+    found = transfer(base, [TrainedOn("a", after)], stated)
     assert column(found, "asked") == ["a", "b"]
     assert column(found, "left out") == [0, 1]
     assert column(found, "questions") == [10, 5]
@@ -122,7 +122,7 @@ def test_transfer_leaves_out_what_the_other_benchmark_states() -> None:
 
 def test_transfer_refuses_other_questions() -> None:
     with pytest.raises(RequestError, match="trained on a answers other questions of b_dedup"):
-        transfer({"b_dedup": answers([0.0] * 6)}, [Trained("a", {"b_dedup": answers([0.0] * 5)})], {})
+        transfer({"b_dedup": answers([0.0] * 6)}, [TrainedOn("a", {"b_dedup": answers([0.0] * 5)})], {})
 
 
 def test_attribution_draws_questions_with_one_gold_answer_together() -> None:
@@ -145,5 +145,5 @@ def test_attribution_draws_questions_with_one_gold_answer_together() -> None:
 def test_the_tests_of_a_transfer_table_are_adjusted_for_each_other() -> None:
     base = {"a_dedup": answers([0.0] * 12), "b_dedup": answers([0.0] * 12)}
     after = {"a_dedup": answers([1.0] * 6 + [0.0] * 6), "b_dedup": answers([1.0] * 8 + [0.0] * 4)}
-    first, second = column(transfer(base, [Trained("a", after)], {}), "p (Holm)")
+    first, second = column(transfer(base, [TrainedOn("a", after)], {}), "p (Holm)")
     assert (first, second) == (pytest.approx(2 * 0.5**6), pytest.approx(2 * 2 * 0.5**8))

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from closedbook.harness.statistics import (
     Confusion,
     Estimate,
+    bootstrapped_mean,
     bootstrapped_means,
     bootstrapped_ratio,
     detectable,
@@ -225,6 +226,12 @@ def test_columns_are_resampled_together_and_estimated_apart() -> None:
 
 def test_cases_that_are_all_alike_have_no_interval() -> None:
     assert bootstrapped_means([[0.0, 1.0]] * 5) == [Estimate(0.0, None, None, 5), Estimate(1.0, None, None, 5)]
+
+
+def test_what_is_not_known_leaves_a_bootstrapped_mean_and_its_n() -> None:
+    values, groups = [1.0, math.nan, 0.0, 1.0], ["a", "a", "b", "c"]
+    assert bootstrapped_mean(values, groups) == bootstrapped_means([[1.0], [0.0], [1.0]], ["a", "b", "c"])[0]
+    assert bootstrapped_mean([math.nan] * 3) == bootstrapped_mean([]) == Estimate.unknown()
 
 
 def test_the_detectable_difference_is_found_as_often_as_it_says() -> None:
