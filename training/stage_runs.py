@@ -5,11 +5,12 @@ What surprises: a stage that fails ends none that does not need it, as with `mak
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable
 
-from closedbook.harness.errors import RequestError, WorkError
+from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, one_line
 from closedbook.harness.files import alone
 from closedbook.training.child import call
 from closedbook.training.stages import Graph
@@ -58,7 +59,14 @@ def run(graph: Graph, names: Iterable[str], say: Callable[[str], None]) -> None:
             if not all(map(graph.done, stage.after)):
                 skipped += 1
                 say(f"{about}, skipped: it needs one that failed")
-            elif stage.empty and stage.empty():
+                continue
+            try:
+                empty = stage.empty is not None and stage.empty()
+            except ClosedbookError as error:  # what it would read is damaged
+                say(about)
+                failed[name] = _refused(graph, name, one_line(error))
+                continue
+            if empty:
                 graph.note(name, "empty", seconds=0.0)
                 say(f"{about}, nothing to do")
             else:
@@ -73,6 +81,14 @@ def run(graph: Graph, names: Iterable[str], say: Callable[[str], None]) -> None:
             f"{len(failed)} of {len(todo)} stages failed: {listed}; {skipped} that need them were skipped. Mend what "
             f"{first} says, and the same command goes on; its last lines:\n" + "\n".join(said)
         )
+
+
+def _refused(graph: Graph, name: str, why: str) -> str:
+    """Note that a stage failed before its command could begin, and why."""
+    graph.note(name, "failed")
+    with graph.file(name, "log").open("a", encoding="utf-8") as log:
+        log.write(f"\n$ closedbook {shlex.join(graph.stages[name].command)}\n{why}\n")
+    return why
 
 
 def _run(graph: Graph, name: str, lock: int) -> str:

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.study.accessibility import bucket_names
 from closedbook.training.recipe_fields import Method, Section, Whole
-from closedbook.training.recipes import read_layers
+from closedbook.training.recipes import as_yaml, read_layers
 
 BASE = "base"
 
@@ -41,7 +40,7 @@ _ONE_WORD = BeforeValidator(lambda given: [given] if isinstance(given, str) else
 Words = Annotated[tuple[str, ...], _ONE_WORD]
 
 
-class Sampled(Section):
+class SampleSettings(Section):
     """Samples of each question, before and after training."""
 
     n: Whole = Field(default=128, ge=1, description="Samples of each question; they make the buckets of accessibility")
@@ -86,8 +85,10 @@ class Study(Section):
         default={}, description="Changes to all recipes for grpo, sft, rft or dpo"
     )
     engine: Literal["hf", "vllm"] = Field(default="hf", description="Who answers: hf (transformers) or vllm")
+    # Where training runs, and so no setting of a stage: a step has the same questions and rollouts on any number of
+    # processes (batches.py), and a study that began on one GPU may go on with eight.
     launch: Words = Field(default=(), description="Arguments of `accelerate launch` for training; () for none")
-    samples: Sampled = Field(default=Sampled(), description="Samples of each question")
+    samples: SampleSettings = Field(default=SampleSettings(), description="Samples of each question")
     attribution: Attribution | None = Field(default=None, description="Data attribution; null for none")
     likelihood: Whole | None = Field(default=None, ge=1, description="Questions whose likeliest answers are listed")
     cot: bool = Field(default=True, description="Ask for a chain of thought too")
@@ -132,7 +133,7 @@ class Study(Section):
 
 _STEP = ("max_steps=1", "questions=2", "validation={every: null, limit: 4}")
 _SAMPLES = ("max_steps=4", "questions=4", "temperature=0.5", "validation={every: null, limit: 4}")  # some are right
-SMOKE_SAMPLES = Sampled(n=4, more=4, max_new_tokens=12)
+SMOKE_SAMPLES = SampleSettings(n=4, more=4, max_new_tokens=12)
 SMOKE_CHANGES: Mapping[Method, tuple[str, ...]] = {"grpo": _STEP, "sft": _STEP, "rft": _SAMPLES, "dpo": _SAMPLES}
 
 
@@ -188,7 +189,7 @@ def _smoked(study: Study) -> Study:
 def study_yaml(study: Study) -> str:
     """The study as YAML that `load_study` reads: all that it states, and no key."""
     stated = study.model_dump(mode="json", exclude_unset=True) | {"judge": judge_stated(study.judge)}
-    return str(yaml.safe_dump(stated, sort_keys=False, allow_unicode=True))
+    return as_yaml(stated)
 
 
 def judge_stated(judge: JudgeSettings) -> dict[str, Any]:

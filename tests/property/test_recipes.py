@@ -11,7 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from closedbook.harness.errors import RequestError
-from closedbook.training.recipes import Recipe, inline, load_recipe, recipe_names, resolve, to_yaml
+from closedbook.training.batches import resolve
+from closedbook.training.recipes import Recipe, inline, load_recipe, recipe_names, to_yaml
 
 QUESTIONS, ROLLOUTS, DEVICES = st.integers(1, 200), st.integers(2, 16), st.integers(1, 72)
 STATED = st.none() | st.integers(1, 72)

@@ -9,7 +9,7 @@ import yaml
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge import JudgeSettings
-from closedbook.training.batches import MICRO_BATCH, is_main, steps_of
+from closedbook.training.batches import MICRO_BATCH, is_main, resolve, steps_of
 from closedbook.training.batches import devices as processes
 from closedbook.training.recipes import (
     Recipe,
@@ -20,7 +20,6 @@ from closedbook.training.recipes import (
     published,
     recipe_names,
     recipes_dir,
-    resolve,
     to_yaml,
 )
 

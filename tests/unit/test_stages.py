@@ -87,6 +87,18 @@ def test_a_stage_with_nothing_to_do_makes_nothing_and_stops_none(tmp_path: Path)
     assert run(of) == []
 
 
+def test_a_stage_that_cannot_tell_whether_it_has_anything_to_do_ends_only_what_needs_it(tmp_path: Path) -> None:
+    def damaged() -> bool:
+        raise RequestError("cannot read buckets.parquet")
+
+    listed = (Stage("a", QUICK, empty=damaged), Stage("b", QUICK, ("a",)), Stage("c", QUICK))
+    of = graph(tmp_path, *listed)
+    with pytest.raises(WorkError, match=r"1 of 3 stages failed: a \(cannot read .*\); 1 that need them were") as error:
+        run(of)
+    assert str(error.value).endswith("\nclosedbook recipes sft_cpu\ncannot read buckets.parquet")
+    assert states(of) == {"a": "failed", "b": "waiting", "c": "done"}
+
+
 def test_a_stage_that_was_killed_is_not_taken_for_the_one_that_runs(tmp_path: Path) -> None:
     of = graph(tmp_path, Stage("a", QUICK), Stage("b", QUICK))
     of.note("a", "begun")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+import yaml
 
 from closedbook.harness import cli
 from closedbook.harness.errors import RequestError
@@ -230,6 +231,15 @@ def test_a_study_that_is_printed_is_the_study(tmp_path: Path) -> None:
         assert load_study(str(tmp_path / f"{name}.yaml")) == load_study(name)
 
 
+@pytest.mark.parametrize("word", ["1e5", "1.5e-3", "010", "off", "yes", "null", "1_0", "12:30", "~", "1", "2026-11-30"])
+def test_a_word_that_some_yaml_takes_for_something_else_is_printed_as_a_word(tmp_path: Path, word: str) -> None:
+    study = load_study("study_cpu", [f"models={{{json.dumps(word)}: smollm2}}", f"name={json.dumps(word)}"])
+    (tmp_path / "study.yaml").write_text(study_yaml(study))
+    again = load_study(str(tmp_path / "study.yaml"))
+    assert (again.name, list(again.models)) == (word, ["smollm2", word])
+    assert yaml.safe_load(study_yaml(study))["name"] == word
+
+
 def test_a_paid_judge_is_counted_before_it_is_asked() -> None:
     of = graph("judge={kind: openai, model: osric}")
     rows = {row["stage"]: row["judge calls"] for row in describe(of, list(of.stages))}
@@ -246,6 +256,10 @@ def test_several_processes_train_where_the_study_says_so() -> None:
     launch = graph("launch=[--config_file, ddp, --num_processes, '8']").stages["smollm2/train/worldfacts/grpo"].launch
     assert launch[0] == "--config_file" and Path(launch[1]).is_file()
     assert launch[2:] == ("--num_processes", "8")
+
+
+def test_how_many_processes_train_is_no_setting_so_that_a_study_goes_on_with_more() -> None:
+    assert graph("launch=[--config_file, ddp, --num_processes, '8']").digests == graph().digests
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 
 from closedbook.harness.errors import RequestError
-from closedbook.training.batches import steps_of
-from closedbook.training.recipes import load_recipe, recipe_names, resolve
+from closedbook.training.batches import resolve, steps_of
+from closedbook.training.recipes import load_recipe, recipe_names
 from closedbook.training.trl_config import lora_arguments, model_arguments, renamed, trl_arguments, trl_config
 
 TRAIN = 9_500  # questions

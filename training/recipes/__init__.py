@@ -26,26 +26,9 @@ from pydantic import BaseModel, ValidationError
 from closedbook.harness.errors import RequestError, one_line
 from closedbook.harness.fields import flat
 from closedbook.harness.judge.settings import JudgeSettings, judge_settings
-from closedbook.training.batches import Batch, resolve
 from closedbook.training.recipe_fields import MAY_CHANGE, METHODS, Recipe, meant, reads
 
-__all__ = [
-    "Batch",
-    "Recipe",
-    "changes",
-    "check_recipe",
-    "inline",
-    "judge_of",
-    "load_recipe",
-    "published",
-    "read_layers",
-    "reads",
-    "recipe_names",
-    "recipes_dir",
-    "resolve",
-    "study_names",
-    "to_yaml",
-]
+__all__ = ["Recipe", "load_recipe", "recipe_names", "study_names", "to_yaml"]
 
 # What other tools call it.
 ALIASES = {
@@ -89,11 +72,16 @@ class _Loader(_Quick):  # type: ignore[misc]
         return mapping
 
 
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Plain YAML in which a word stands in quotes if `_Loader` or another reader took it for something else."""
+
+
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+for _reads in (_Loader, _Dumper):
+    _reads.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def recipes_dir() -> Path:
@@ -314,8 +302,12 @@ def to_yaml(recipe: Recipe) -> str:
     fields = {name for name in Recipe.model_fields if reads(recipe.method, name)}
     shown = recipe.model_dump(mode="json", include=fields)
     shown["judge"] = {"kind": recipe.judge.kind} | recipe.judge.model_dump(mode="json", exclude_unset=True)
-    text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-    return text
+    return as_yaml(shown)
+
+
+def as_yaml(stated: Mapping[str, Any]) -> str:
+    """A mapping as YAML, which `read_layers` reads as it is."""
+    return str(yaml.dump(stated, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def published(recipe: Recipe) -> dict[str, Any]:
