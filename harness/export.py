@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from closedbook.harness.data_card import data_card
 from closedbook.harness.errors import RequestError, SourceError, one_line
-from closedbook.harness.files import folder_when_whole, put, read_jsonl, tasks_dir, write_bytes
+from closedbook.harness.files import folder_when_whole, put, read_jsonl, resolved, tasks_dir, write_bytes
 from closedbook.harness.manifests import DROPPED, SPLITS, Manifest, load_questions, read_manifest
 from closedbook.harness.questions import Question, question_id
 from closedbook.harness.sources import Benchmark, benchmark
@@ -29,7 +29,10 @@ from closedbook.harness.sources import Benchmark, benchmark
 if TYPE_CHECKING:
     from pyarrow import Schema
 
+__all__ = ["FORMATS", "Export", "export"]
+
 FORMATS = ("jsonl", "parquet", "hf")
+"""What `export` can write: one file, or a folder as a data set repository of the hub."""
 COLUMNS = ("id", "benchmark", "question", "answers")
 CARD, LICENCE = "README.md", "LICENCE.md"
 MARK = b"closedbook"  # key in the metadata of a parquet file, under which it says what it is
@@ -217,7 +220,8 @@ def _require_place(path: Path, form: str, name: str) -> None:
     """Refuse a place where something stands that is no earlier export, or whose name promises another format."""
     if path.suffix in {f".{other}" for other in FORMATS} - {f".{form}"}:
         raise RequestError(f"{path} is named as another format, and --format is {form}; change one of them")
-    if form == "hf" and Path.cwd().is_relative_to(path.resolve()):
+    whole = resolved(path)
+    if form == "hf" and Path.cwd().is_relative_to(whole):
         raise RequestError(f"{path} is the folder that you are in; go out of it, or choose another --out")
     known = {"jsonl": _is_jsonl_export, "parquet": _is_parquet_export, "hf": _is_repository}[form]
     if path.exists() and not known(path, name):

@@ -119,15 +119,30 @@ def typed(made: Any) -> None:
             raise TypeError(f"its {name} is {value!r:.40}")
 
 
+def resolved(path: Path) -> Path:
+    """The whole path, links followed, whether or not something stands there.
+
+    Raises:
+        RequestError: No file can have that name: a loop of links, a NUL, a part that is too long or not ours to see.
+    """
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):  # which is for whoever writes to find out
+            path.stat()
+        return path.resolve()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot write {str(path)!r}: {reason}; choose another name") from error
+
+
 @contextmanager
 def renamed_when_whole(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` when all went well; a link is followed.
 
     Raises:
-        RequestError: Something stands at `path` that is no regular file: a folder, a device.
+        RequestError: Something stands at `path` that is no regular file: a folder, a device; or it is no path.
         WorkError: The file cannot be written (no space, no permission); what stood at `path` is untouched.
     """
-    path = path.resolve()
+    path = resolved(path)
     if path.exists() and not path.is_file():
         raise RequestError(f"cannot write {path}: it is no regular file; choose another name")
     aside = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
@@ -190,10 +205,10 @@ def folder_when_whole(path: Path) -> Iterator[Path]:
     new one's coming leaves it beside, as `.NAME.*.old`; at no time does `path` name half a folder.
 
     Raises:
-        RequestError: Something stands at `path` that is no folder.
+        RequestError: Something stands at `path` that is no folder, or it is no path.
         WorkError: The folder cannot be written (no space, no permission); what stood at `path` is untouched.
     """
-    path = path.resolve()
+    path = resolved(path)
     if path.exists() and not path.is_dir():
         raise RequestError(f"cannot write {path}: it is no folder; choose another name")
     aside = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")

@@ -304,6 +304,14 @@ def test_an_earlier_export_of_another_split_may_be_replaced(form: str) -> None:
         assert written["out"].read_bytes() == written["fresh"].read_bytes()
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["loop", "a\0b"])
+def test_a_place_that_no_file_can_have_is_refused_in_one_line(form: str, name: str) -> None:
+    Path("loop").symlink_to("loop")
+    with pytest.raises(RequestError, match=r"^cannot write '.*': [^\n\0]+; choose another name$"):
+        export("worldfacts", form, out=Path(name))
+
+
 def instead(path: Path) -> Path:
     """The same path, with nothing there."""
     shutil.rmtree(path) if path.is_dir() else path.unlink()

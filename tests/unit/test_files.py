@@ -49,6 +49,22 @@ def test_a_file_in_place_of_a_folder_is_told_in_one_line(tmp_path: Path) -> None
         write_text(tmp_path / "file" / "below", "new")
 
 
+@pytest.fixture(params=["a loop of links", "a\0b", "x" * 300, "x" * 300 + "/file"])
+def no_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """What no file can be called."""
+    (tmp_path / "a loop of links").symlink_to(tmp_path / "another link")
+    (tmp_path / "another link").symlink_to(tmp_path / "a loop of links")
+    return tmp_path / request.param
+
+
+def test_what_no_file_can_be_called_is_told_in_one_line(no_path: Path) -> None:
+    for place in (no_path, no_path / "below"):
+        with pytest.raises(RequestError, match=r"^cannot write '.*': [^\n\0]+; choose another name$"):
+            write_text(place, "new")
+        with pytest.raises(RequestError, match=r"choose another name$"), folder_when_whole(place):
+            pass
+
+
 def test_a_file_that_reaches_its_limit_leaves_the_old_one(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
