@@ -22,6 +22,8 @@ from closedbook.harness.metrics import METRICS
 from closedbook.harness.statistics import Estimate, Paired, holm, paired, proportion
 from closedbook.harness.text import answer_key
 
+__all__ = ["Answered", "Comparison", "Run", "compare", "read_run"]
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -42,7 +44,8 @@ class Answered:
     response: str | None = None
 
 
-Run = Mapping[str, Mapping[str, Answered]]  # by task and question id
+Run = Mapping[str, Mapping[str, Answered]]
+"""The answers of an evaluation, by task and question id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from __future__ import annotations
 import logging
 from functools import cache
 
+__all__ = ["ClosedbookError", "ManifestError", "RequestError", "SourceError", "Unfinished", "WorkError"]
+
 log = logging.getLogger(__name__)
 
 

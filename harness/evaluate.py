@@ -33,6 +33,8 @@ from closedbook.harness.small_model import model_path
 from closedbook.harness.sources import own_home
 from closedbook.harness.statistics import Confusion, Estimate, corrected, mean_over_tasks, proportion
 
+__all__ = ["Evaluation", "evaluate", "task_names"]
+
 LOCAL_BACKENDS = ("hf", "vllm")
 SECRETS = ("key", "token", "password")
 

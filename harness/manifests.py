@@ -25,11 +25,16 @@ from closedbook.harness.files import tasks_dir, typed, write_text
 from closedbook.harness.questions import Question, by_id, ids_digest
 from closedbook.harness.sources import Source, benchmark, benchmarks, mirror_file, read_source
 
+__all__ = ["DROPPED", "SPLITS", "Manifest", "Pin", "Row", "Split", "load_questions", "read_manifest", "read_manifests"]
+
 Split = Literal["train", "validation", "test"]
+"""A split of ours."""
 SPLITS: tuple[Split, ...] = get_args(Split)
+"""All of them, in the order in which they are written."""
 AGAINST: Mapping[str, tuple[Split, ...]] = {"test": ("train",), "validation": ("train", "test"), "train": ("test",)}
 """Where the question stands that can drop one from a split."""
 DROPPED = "dropped"
+"""The split of questions that left test."""
 
 
 @dataclass(frozen=True, slots=True)

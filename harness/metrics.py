@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from closedbook.harness.judge import Grade, JudgeFailure, Judgement, contains, exact_match
 
+__all__ = ["METRICS", "Answer", "Metric", "metric_names", "metrics"]
+
 
 class Metric(NamedTuple):
     """How a metric is shown and aggregated.
@@ -39,6 +41,7 @@ METRICS = {
     "not_attempted": Metric("not attempted", False, judged=True, can_be_unknown=True, prompt="simpleqa"),
     "judge_failed": Metric("failed", higher_is_better=False, judged=True),
 }
+"""All metrics, by name."""
 
 
 @dataclass(frozen=True, slots=True)

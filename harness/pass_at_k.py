@@ -18,6 +18,8 @@ from typing import NamedTuple
 from closedbook.harness.samples import QuestionSamples
 from closedbook.harness.statistics import ALIKE, Estimate, bootstrapped_means
 
+__all__ = ["PassAtK", "Sampled", "curve", "first_k", "pass_at_k", "passes"]
+
 
 class Sampled(NamedTuple):
     """The samples of one question.

@@ -16,7 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+__all__ = ["Style", "extract_answer", "messages", "question_prompt", "template_digest"]
+
 Style = Literal["direct", "cot"]
+"""Of a prompt: for the answer at once, or after a chain of thought."""
 
 FINAL_ANSWER = re.compile(r"final answer\W*?:\s*(?P<answer>.*)", re.IGNORECASE)
 

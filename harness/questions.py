@@ -16,7 +16,10 @@ from dataclasses import dataclass, field, replace
 
 from closedbook.harness.text import clean, fold
 
+__all__ = ["Metadata", "Question", "by_id", "make_question", "merge", "question_id"]
+
 Metadata = Mapping[str, str | int | None]
+"""What a source says of one row, by our name of the column."""
 
 ID_LENGTH = 16  # hexadecimal digits, 64 bits: a clash among 300,000 questions has probability 2e-9
 

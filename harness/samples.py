@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+__all__ = ["Counts", "QuestionSamples", "Sample", "count"]
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

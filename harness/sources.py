@@ -30,6 +30,8 @@ from closedbook.harness.questions import Question, make_question, merge, questio
 if TYPE_CHECKING:
     from datasets import Dataset
 
+__all__ = ["Benchmark", "Source", "benchmark", "benchmarks", "read_source"]
+
 OWN = "CLOSEDBOOK_BENCHMARKS"
 DESCRIPTIONS = "benchmarks.toml"
 FIXED = {"name", "home"}  # by where an entry stands

@@ -19,7 +19,8 @@ from lm_eval.api.registry import register_filter, register_metric
 from lm_eval.api.task import ConfigurableTask
 
 from closedbook.harness.errors import RequestError, warn_once
-from closedbook.harness.judge import NO_JUDGE_HINT, Judge, Judgement, Tally, Triple, judge_settings, make_judge
+from closedbook.harness.judge import Judge, Judgement, Tally, Triple, judge_settings, make_judge
+from closedbook.harness.judge.settings import NO_JUDGE_HINT
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.metrics import METRICS, Answer, metric_names, metrics
 from closedbook.harness.prompts import Style, extract_answer, question_prompt, template_digest

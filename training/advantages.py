@@ -18,9 +18,14 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+__all__ = ["Floats", "Form", "Rewards", "advantages", "has_signal", "signal_probability", "signal_share"]
+
 Form = Literal["group_std", "unscaled", "batch_std", "leave_one_out"]
+"""How advantages are scaled; see `advantages`."""
 Floats = NDArray[np.float64]
+"""An array of double precision."""
 Rewards = ArrayLike | Sequence[Sequence[float | None]]
+"""Rewards of shape (groups, n), None or NaN where one is missing."""
 
 EPSILON = 1e-4  # TRL's, added to the deviation
 LARGEST = float(np.finfo(np.float32).max)

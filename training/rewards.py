@@ -32,8 +32,12 @@ from closedbook.harness.prompts import Style, extract_answer
 from closedbook.harness.text import answer_key
 from closedbook.training.advantages import signal_share
 
+__all__ = ["Completion", "JudgeUnreliable", "Reward", "RewardFigures", "RewardName", "judge_reward", "make_reward"]
+
 RewardName = Literal["judge", "exact_match", "contains"]
+"""The metric that is rewarded."""
 Completion = str | Sequence[Mapping[str, str]]
+"""What TRL hands over: a text, or chat messages of which the last one is the model's."""
 
 WINDOW = 1000  # answers over which the share of failures is taken, or a step where that has more
 MAX_FAILURES: float = JudgeSettings.model_fields["max_failures"].default

@@ -70,6 +70,8 @@ from closedbook.training.trainers import CHECKPOINT, checkpoints, make_trainer, 
 from closedbook.training.trl_config import trl_config, trl_name
 from closedbook.training.validation import ACCURACY, make_validation
 
+__all__ = ["Trained", "train"]
+
 ONE_BEFORE = "remove it, and --resume goes on from the one before"
 
 

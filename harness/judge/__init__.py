@@ -11,17 +11,17 @@ from functools import cache
 from closedbook.harness.judge.cascade import LLMJudge
 from closedbook.harness.judge.rubrics import RUBRICS
 from closedbook.harness.judge.rules import RulesJudge, contains, exact_match
-from closedbook.harness.judge.settings import NO_JUDGE_HINT, JudgeSettings, judge_settings
-from closedbook.harness.judge.verdicts import Grade, Judge, JudgeFailure, Judgement, Tally, Triple
+from closedbook.harness.judge.settings import JudgeSettings, judge_settings
+from closedbook.harness.judge.verdicts import Grade, Judge, JudgeFailure, Judgement, Reason, Tally, Triple
 
 __all__ = [
-    "NO_JUDGE_HINT",
     "Grade",
     "Judge",
     "JudgeFailure",
     "JudgeSettings",
     "Judgement",
     "LLMJudge",
+    "Reason",
     "RulesJudge",
     "Tally",
     "Triple",

@@ -22,6 +22,7 @@ class Grade(StrEnum):
 
 
 Reason = Literal["timeout", "refused", "unparsable", "budget", "server"]
+"""Why there is no verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class JudgeFailure:
 
 
 Judgement = Grade | JudgeFailure
+"""What a judge gives for each answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,8 @@ def test_the_wheel_holds_what_is_not_python(wheel: Path) -> None:
         "worldfacts/LICENCE.md",
     }
     wanted = {f"closedbook/harness/{name}" for name in package} | {f"lm_eval/tasks/closedbook/{name}" for name in tasks}
-    wanted |= {f"closedbook/training/{name}" for name in ("recipes/grpo_paper.yaml", "accelerate/ddp.yaml")}
+    training = ("py.typed", "recipes/grpo_paper.yaml", "accelerate/ddp.yaml")
+    wanted |= {f"closedbook/training/{name}" for name in training}
     assert wanted <= names_in(wheel)
 
 
@@ -169,6 +170,16 @@ def test_help_works(installed: Environment) -> None:
 def test_the_package_is_found_before_folders_of_the_same_name(installed: Environment) -> None:
     code = "import closedbook.harness, closedbook.training; print(closedbook.harness.__file__)"
     assert str(installed.elsewhere) not in installed.run("python", "-c", code)
+
+
+def test_a_type_checker_sees_our_types(installed: Environment, tmp_path: Path) -> None:
+    """`closedbook` is a namespace, so each package in it has its own marker; without one there is another error."""
+    code = "import closedbook.training\nfrom closedbook.harness.questions import question_id\nquestion_id('popqa', 1)"
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "--no-error-summary"]
+    python = ["--python-executable", str(installed.folder / "bin" / "python")]
+    done = subprocess.run([*command, *python, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    wrong = 'Argument 2 to "question_id" has incompatible type "int"; expected "str"'
+    assert done.stdout == f"<string>:3: error: {wrong}  [arg-type]\n", done.stderr
 
 
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "trl", "vllm"])

@@ -10,7 +10,8 @@ from lm_eval.tasks import TaskManager
 
 from closedbook.harness.errors import RequestError, WorkError, warn_once
 from closedbook.harness.files import tasks_dir
-from closedbook.harness.judge import NO_JUDGE_HINT, Grade, JudgeFailure, RulesJudge, make_judge
+from closedbook.harness.judge import Grade, JudgeFailure, RulesJudge, make_judge
+from closedbook.harness.judge.settings import NO_JUDGE_HINT
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.metrics import Answer, metrics
 from closedbook.harness.prompts import question_prompt, template_digest
