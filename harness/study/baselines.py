@@ -201,7 +201,7 @@ def _likeliest(scores: Mapping[str, Scored], by: Callable[[Scored], float]) -> C
 
 def _chosen(name: str, chooser: Chooser, run: SampleRun, k: int, greedy: Answers, cost: Cost | None) -> Method:
     """A method that chooses among k samples."""
-    values = accuracies(run.samples, k, chooser)
+    values = dict(zip((q.id for q in run.samples), accuracies(run.samples, k, chooser), strict=True))
     tokens = k * fmean(_tokens(question, cost) for question in run.samples) if cost else None
     style: Style = "cot" if str(run.head.settings.get("prompt")).startswith("cot") else "direct"
     return Method(name, k, values, _prompt(greedy, style, cost), tokens)

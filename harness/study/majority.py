@@ -99,13 +99,13 @@ def votes(question: QuestionSamples, k: int, choose: Choose = elected) -> list[f
     return [math.nan if reward is None else reward for reward in rewards]
 
 
-def accuracies(samples: Iterable[QuestionSamples], k: int, chooser: Chooser = lambda _: elected) -> dict[str, float]:
-    """The mean of a method's votes on each question, by its id; NaN where the judge failed on all answers it chose.
+def accuracies(samples: Iterable[QuestionSamples], k: int, chooser: Chooser = lambda _: elected) -> list[float]:
+    """The mean of a method's votes on each question; NaN where the judge failed on all the answers that it chose.
 
     Raises:
         ValueError: A question has fewer than k samples.
     """
-    return {question.id: _known_mean(votes(question, k, chooser(question))) for question in samples}
+    return [_known_mean(votes(question, k, chooser(question))) for question in samples]
 
 
 def _known_mean(values: Iterable[float]) -> float:
@@ -115,4 +115,4 @@ def _known_mean(values: Iterable[float]) -> float:
 
 def majority(samples: Sequence[QuestionSamples], ks: Sequence[int]) -> list[Votes]:
     """Accuracy of majority voting for each k, with a bootstrap interval over questions; see `accuracies`."""
-    return [Votes(k, bootstrapped_mean(list(accuracies(samples, k).values()))) for k in ks]
+    return [Votes(k, bootstrapped_mean(accuracies(samples, k))) for k in ks]
