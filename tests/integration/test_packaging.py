@@ -175,9 +175,10 @@ def test_the_package_is_found_before_folders_of_the_same_name(installed: Environ
 def test_a_type_checker_sees_our_types(installed: Environment, tmp_path: Path) -> None:
     """`closedbook` is a namespace, so each package in it has its own marker; without one there is another error."""
     code = "import closedbook.training\nfrom closedbook.harness.questions import question_id\nquestion_id('popqa', 1)"
-    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "--no-error-summary"]
-    python = ["--python-executable", str(installed.folder / "bin" / "python")]
-    done = subprocess.run([*command, *python, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    python = installed.folder / "bin" / "python"
+    options = ("--config-file=", "--no-error-summary", "--cache-dir", os.devnull, "--python-executable", str(python))
+    command = [sys.executable, "-m", "mypy", *options, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     wrong = 'Argument 2 to "question_id" has incompatible type "int"; expected "str"'
     assert done.stdout == f"<string>:3: error: {wrong}  [arg-type]\n", done.stderr
 
