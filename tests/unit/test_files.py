@@ -54,7 +54,7 @@ def no_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """What no file can be called."""
     (tmp_path / "a loop of links").symlink_to(tmp_path / "another link")
     (tmp_path / "another link").symlink_to(tmp_path / "a loop of links")
-    return tmp_path / request.param
+    return tmp_path / str(request.param)
 
 
 def test_what_no_file_can_be_called_is_told_in_one_line(no_path: Path) -> None:
