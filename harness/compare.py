@@ -192,15 +192,15 @@ def _check_same(task: str, first: str, base: Mapping[str, Answered], name: str, 
         )
 
 
-def gold_group(answered: Answered) -> str:
+def gold_group(golds: Sequence[str]) -> str:
     """What questions with the same first gold answer have in common: they may ask for one fact."""
-    return answer_key(answered.golds[0])
+    return answer_key(golds[0])
 
 
 def paired_answers(before: Mapping[str, Answered], after: Mapping[str, Answered], ids: Sequence[str]) -> Paired:
     """Two runs on these questions; those with one gold answer are one piece of evidence in the test."""
     first, second = ([answers[id].value for id in ids] for answers in (before, after))
-    return paired(first, second, [gold_group(before[id]) for id in ids])
+    return paired(first, second, [gold_group(before[id].golds) for id in ids])
 
 
 def values(answers: Mapping[str, Answered]) -> list[float]:

@@ -18,11 +18,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from closedbook.harness.errors import RequestError, one_line, warn_once
 from closedbook.harness.files import write_text
+from closedbook.harness.judge import Judge
+from closedbook.harness.manifests import read_manifest
+from closedbook.harness.prompts import Style, template_digest
 from closedbook.harness.questions import ids_digest
 from closedbook.harness.sources import packaged
 from closedbook.harness.splits import read_overlaps
@@ -260,6 +264,34 @@ def check_checkpoints(
                 counts = check_untrained(path, provenance, benchmark, split, ids, allowed)
                 carried[key] = provenance.without_ids() | counts
     return carried
+
+
+def result_provenance(
+    benchmark: str, split: str, style: Style, judge: Judge | None, metadata: Mapping[str, object]
+) -> dict[str, Any]:
+    """What makes a number comparable with another one: what every suite writes to its results.
+
+    Args:
+        benchmark: Whose questions are asked.
+        split: The split that they are of.
+        style: Of the prompt.
+        judge: Who grades; None where nobody does.
+        metadata: As `check_checkpoints` takes it.
+
+    Raises:
+        RequestError: A checkpoint was trained on a question and that is not allowed, or its provenance is malformed.
+        ManifestError: The manifest or the overlaps cannot be read.
+    """
+    manifest = read_manifest(benchmark)
+    return {
+        "manifest": manifest.digest,
+        "variant": manifest.variant,
+        "split": split,
+        "prompt": f"{style}-{template_digest(style)}",
+        "judge": dict(judge.identity) if judge else None,
+        "checkpoint": check_checkpoints(metadata, benchmark, split, manifest.ids(split)) or None,
+        "versions": installed_versions(),
+    }
 
 
 def _base_of(adapters: Path) -> str:

@@ -21,10 +21,10 @@ from lm_eval.api.task import ConfigurableTask
 from closedbook.harness.errors import RequestError, warn_once
 from closedbook.harness.judge import Judge, Judgement, Tally, Triple, judge_settings, make_judge
 from closedbook.harness.judge.settings import NO_JUDGE_HINT
-from closedbook.harness.manifests import load_questions, read_manifest
+from closedbook.harness.manifests import load_questions
 from closedbook.harness.metrics import METRICS, Answer, metric_names, metrics
-from closedbook.harness.prompts import Style, extract_answer, question_prompt, template_digest
-from closedbook.harness.provenance import check_checkpoints, installed_versions
+from closedbook.harness.prompts import Style, extract_answer, question_prompt
+from closedbook.harness.provenance import result_provenance
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,8 @@ class ClosedbookTask(ConfigurableTask):
             warn_once(NO_JUDGE_HINT)
         settings["filter_list"] = [{"name": "none", "filter": [{"function": f"closedbook_{self.style}"}]}]
         settings["metric_list"] = self._metric_list()
-        settings["metadata"] = metadata | {"closedbook": self._provenance(metadata)}
+        carried = result_provenance(self.benchmark, self.split, self.style, self.judge, metadata)
+        settings["metadata"] = metadata | {"closedbook": carried}
         super().__init__(config=settings)
 
     def _metric_list(self) -> list[dict[str, Any]]:
@@ -107,19 +108,6 @@ class ClosedbookTask(ConfigurableTask):
             }
             for name in metric_names(self.judging.prompt if self.judging else None)
         ]
-
-    def _provenance(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """What makes a number comparable with another one; lm-eval writes it to the results."""
-        manifest = read_manifest(self.benchmark)
-        return {
-            "manifest": manifest.digest,
-            "variant": manifest.variant,
-            "split": self.split,
-            "prompt": f"{self.style}-{template_digest(self.style)}",
-            "judge": dict(self.judge.identity) if self.judge else None,
-            "checkpoint": check_checkpoints(metadata, self.benchmark, self.split, manifest.ids(self.split)) or None,
-            "versions": installed_versions(),
-        }
 
     @property
     def _predicts_only(self) -> bool:

@@ -9,7 +9,7 @@ JudgeFailure for that prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from closedbook.harness.judge.chat import ChatModel, Messages, Outcome, ranks
@@ -66,9 +66,13 @@ class Asker(Generic[T]):
         model, place = self.model.identity.values()
         return f"{model!r} at {place}"
 
+    def reply(self, messages: Messages) -> str | None:
+        """What the model replied, word for word, when it was asked before and stated something."""
+        return self.cache.get(reply_key(self.identity, messages))
+
     def known(self, messages: Messages) -> T | None:
         """What the model stated when it was asked before."""
-        reply = self.cache.get(reply_key(self.identity, messages))
+        reply = self.reply(messages)
         stated = self.parse(reply) if reply is not None else None
         return None if isinstance(stated, JudgeFailure) else stated
 
@@ -102,6 +106,8 @@ class Asker(Generic[T]):
         if isinstance(outcome, JudgeFailure):
             return outcome
         stated = outcome.fault or self.parse(outcome.text)
+        if isinstance(stated, JudgeFailure):
+            stated = replace(stated, reply=outcome.text)
         model, server = self.model.identity.values()
         tokens = outcome.prompt_tokens, outcome.completion_tokens
         call = Call(model, server, *tokens, self.dollars(*tokens))

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from closedbook.harness.errors import RequestError
 from closedbook.harness.judge.asker import Asker, Spending
-from closedbook.harness.judge.chat import ChatModel, Offer, estimated_tokens, make_chat_model
+from closedbook.harness.judge.chat import ChatModel, Messages, Offer, estimated_tokens, make_chat_model
 from closedbook.harness.judge.rubrics import RUBRICS, build_messages, parse
 from closedbook.harness.judge.rules import check_rules, decide, rules_identity
 from closedbook.harness.judge.settings import JudgeSettings
@@ -40,6 +40,13 @@ class Plan:
     calls: int
     prompt_tokens: int
     dollars: float | None
+
+
+class Exchange(NamedTuple):
+    """What the model was asked of one triple, and what it replied, word for word; None where nothing is kept."""
+
+    messages: Messages
+    reply: str | None
 
 
 class LLMJudge:
@@ -110,6 +117,13 @@ class LLMJudge:
         """The rule that decides a triple, else "model"."""
         ruling = decide(triple, self.without)
         return ruling.rule if ruling else "model"
+
+    def exchange(self, triple: Triple) -> Exchange | None:
+        """What the model is asked of a triple, and what it replied if it was; None where a rule decides."""
+        if decide(triple, self.without):
+            return None
+        messages = build_messages(triple, self.rubric)
+        return Exchange(messages, self.asker.reply(messages))
 
     def plan(self, triples: Iterable[Triple]) -> Plan:
         """What `grade` would take; asks nobody."""

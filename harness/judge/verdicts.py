@@ -32,10 +32,12 @@ class JudgeFailure:
     Attributes:
         reason: Why, in one word. "refused": the server or the model declines; "budget": the money ran out before.
         detail: What happened, for people to read.
+        reply: All that the model said, where it said something; no part of what failures are compared by.
     """
 
     reason: Reason
     detail: str = ""
+    reply: str = field(default="", compare=False, repr=False)
 
 
 Judgement = Grade | JudgeFailure

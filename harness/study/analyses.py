@@ -161,7 +161,7 @@ def passk(runs: Sequence[SampleRun], greedy: Sequence[Mapping[str, Answered]] = 
             questions the bootstrap draws together; without them it draws single ones.
     """
     n = min(question.drawn for run in runs for question in run.samples)
-    groups = [gold_group(greedy[0][question.id]) for question in runs[0].samples] if greedy else None
+    groups = [gold_group(greedy[0][question.id].golds) for question in runs[0].samples] if greedy else None
     curves = []
     rows: list[list[Any]] = []
     for at, run in enumerate(runs):
@@ -208,7 +208,7 @@ def accessibility(
     n = at_most(run, n)
     of = buckets(run.samples, n)
     told, later = values_of(before), values_of(after)
-    found = gains(of, told, later, bucket_names(n), {id: gold_group(answered) for id, answered in before.items()})
+    found = gains(of, told, later, bucket_names(n), {id: gold_group(answered.golds) for id, answered in before.items()})
     adjusted = iter(holm([gain.paired.p for gain in found if gain.before.n]))  # a bucket without questions is no test
     rows: list[list[Any]] = [
         [gain.bucket, gain.before.n, gain.before, gain.after, gain.paired.difference, gain.paired.gained,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ["bm25s", "datasets", "lm_eval", "openai", "pandas", "pyarrow", "scipy", "torch", "transformers"]
-# Their classes derive from lm-eval's, so they cannot be light.
-NOT_LIGHT = {"closedbook.harness.task", "closedbook.harness.testing"}
+HEAVY = ["bm25s", "datasets", "inspect_ai", "lm_eval", "openai", "pandas", "pyarrow", "scipy", "torch", "transformers"]
+# Their classes derive from lm-eval's, or their functions are decorated by a suite, so they cannot be light.
+NOT_LIGHT = {"closedbook.harness.task", "closedbook.harness.testing", "closedbook.harness.suites.inspect"}
 
 
 def module_name(path: Path) -> str:

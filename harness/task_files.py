@@ -1,0 +1,80 @@
+"""What the task files in tasks/ say of generation, for suites other than lm-eval: they are where it is decided.
+
+Files of one's own say it in their own folder. An `include` is read as lm-eval reads it: what the including file states
+wins, key by key.
+
+    >>> generation("worldfacts", "cot").max_tokens
+    512
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from closedbook.harness.errors import RequestError, one_line
+from closedbook.harness.prompts import Style
+from closedbook.harness.sources import benchmark
+
+
+class Generation(NamedTuple):
+    """How a response is generated.
+
+    Attributes:
+        temperature: 0 for greedy.
+        max_tokens: New tokens, at most.
+        stop: What ends it, and is no part of it.
+    """
+
+    temperature: float
+    max_tokens: int
+    stop: tuple[str, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `!function NAME` as the name."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: node.value)
+
+
+def task_name(name: str, style: Style) -> str:
+    """The task of a benchmark with that prompt."""
+    return f"{name}_dedup{'_cot' if style == 'cot' else ''}"
+
+
+def generation(name: str, style: Style) -> Generation:
+    """How the task of a benchmark has responses generated; a process reads each file once.
+
+    Raises:
+        RequestError: No such benchmark, or its task file cannot be read.
+    """
+    return _generation(benchmark(name).home / f"{task_name(name, style)}.yaml")
+
+
+@cache
+def _generation(file: Path) -> Generation:
+    try:
+        stated = _read(file)["generation_kwargs"]
+        return Generation(float(stated["temperature"]), int(stated["max_gen_toks"]), tuple(stated["until"]))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise RequestError(
+            f"{file} does not say how to generate ({said}); write it as `closedbook benchmarks new` does"
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    stated: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 a SafeLoader
+    base = stated.pop("include", None)
+    return _read(file.parent / base) | stated if base else stated
+
+
+def cut(response: str, stop: tuple[str, ...]) -> str:
+    """A response up to what ends it; some suites hand that over with it."""
+    for end in stop:
+        response = response.split(end)[0]
+    return response

@@ -1,0 +1,57 @@
+"""What the task files say of generation, against lm-eval's own reading of them."""
+
+import pytest
+from lm_eval.tasks import TaskManager
+
+from closedbook.harness.errors import RequestError
+from closedbook.harness.files import tasks_dir
+from closedbook.harness.sources import benchmarks
+from closedbook.harness.task_files import Generation, cut, generation, task_name
+
+
+@pytest.fixture(scope="module")
+def manager():
+    return TaskManager(include_path=str(tasks_dir()), include_defaults=False)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with a benchmark of one's own, whose task files a test writes."""
+    description = (tasks_dir().parent / "harness" / "benchmarks.toml").read_text(encoding="utf-8")
+    entry = description[description.index("[worldfacts]") :].replace("[worldfacts]", "[mine]")
+    (tmp_path / "benchmarks.toml").write_text(entry)
+    monkeypatch.setenv("CLOSEDBOOK_BENCHMARKS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("style", ["direct", "cot"])
+def test_generation_is_what_lm_eval_reads(manager, style):
+    name = task_name("worldfacts", style)
+    stated = manager.load([name])["tasks"][name].config.generation_kwargs
+    assert generation("worldfacts", style) == Generation(
+        stated["temperature"], stated["max_gen_toks"], tuple(stated["until"])
+    )
+
+
+@pytest.mark.parametrize("name", benchmarks())
+def test_every_benchmark_says_how_it_is_generated(name):
+    assert generation(name, "cot").max_tokens > generation(name, "direct").max_tokens > 0
+
+
+def test_files_of_ones_own_say_it_themselves(home):
+    (home / "_base").write_text("class: !function a.b\ngeneration_kwargs: {temperature: 1, max_gen_toks: 9, until: [x]}\n")
+    (home / "mine_dedup.yaml").write_text("include: _base\ntask: mine_dedup\n")
+    assert generation("mine", "direct") == Generation(1.0, 9, ("x",))
+
+
+@pytest.mark.parametrize("text", ["task: mine_dedup\n", "generation_kwargs: 3\n", "a: [", "include: nowhere\n"])
+def test_a_file_that_does_not_say_it_is_named_with_what_to_do(home, text):
+    (home / "mine_dedup.yaml").write_text(text)
+    with pytest.raises(RequestError, match=r"mine_dedup.yaml does not say how to generate \(.*\); write it as"):
+        generation("mine", "direct")
+
+
+def test_a_response_ends_where_the_first_stop_begins():
+    assert cut("a\nQuestion: b\nQuestion: c", ("\nQuestion:",)) == "a"
+    assert cut("a. b", ("c", ".")) == "a"
+    assert cut("a", ()) == "a"
