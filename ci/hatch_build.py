@@ -15,7 +15,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class EditableLinks(BuildHookInterface[Any]):
-    """Lays build/editable/closedbook/{harness,training} as links into the checkout."""
+    """Lays build/editable/closedbook/{harness,training,__init__.py} as links into the checkout."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Do nothing unless the build is an editable one."""
@@ -24,12 +24,12 @@ class EditableLinks(BuildHookInterface[Any]):
         root = Path(self.root)
         package = root / "build" / "editable" / "closedbook"
         package.mkdir(parents=True, exist_ok=True)
-        for name in ("harness", "training"):
-            link, target = package / name, root / name
+        for name, source in (("harness", "harness"), ("training", "training"), ("__init__.py", "harness/package.py")):
+            link, target = package / name, root / source
             # one that is right stays as it is: another process may be importing through it
             if not link.is_symlink() or link.readlink() != target:
                 link.unlink(missing_ok=True)
-                link.symlink_to(target, target_is_directory=True)
+                link.symlink_to(target, target_is_directory=target.is_dir())
         tasks = root / "tasks"
         build_data["force_include_editable"] = {
             str(path): f"lm_eval/tasks/closedbook/{path.relative_to(tasks)}" for path in sorted(tasks.rglob("*yaml"))

@@ -50,6 +50,12 @@ def vllm_bin() -> Path:
 
 
 @pytest.fixture(scope="session")
+def suites_python() -> Path:
+    """The interpreter of the environment with the other suites."""
+    return ROOT / ".venv-suites" / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
 def narrow_model(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model with settings for generation that leave one token to draw from, as Qwen's leave twenty."""
     folder = tmp_path_factory.mktemp("narrow-model")

@@ -114,7 +114,7 @@ def test_the_wheel_holds_the_three_folders_and_nothing_else(checkout: Path, whee
         )
         for name in files_under(checkout / source)
     }
-    assert {name for name in names_in(wheel) if ".dist-info/" not in name} == expected
+    assert {name for name in names_in(wheel) if ".dist-info/" not in name} == expected | {"closedbook/__init__.py"}
 
 
 def test_the_wheel_holds_what_is_not_python(wheel: Path) -> None:
@@ -181,6 +181,13 @@ def test_a_type_checker_sees_our_types(installed: Environment, tmp_path: Path) -
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     wrong = 'Argument 2 to "question_id" has incompatible type "int"; expected "str"'
     assert done.stdout == f"<string>:3: error: {wrong}  [arg-type]\n", done.stderr
+
+
+def test_the_package_offers_its_environment_to_verifiers(installed: Environment) -> None:
+    code = "import closedbook, sys; print(*closedbook.__all__, *{'datasets', 'openai', 'lm_eval'} & {*sys.modules})"
+    assert installed.run("python", "-c", code).split() == [
+        "AskOnce", "ClosedbookEnv", "ClosedbookTaskset", "load_environment"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "trl", "vllm"])

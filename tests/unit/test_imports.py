@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ["bm25s", "datasets", "inspect_ai", "lm_eval", "openai", "pandas", "pyarrow", "scipy", "torch", "transformers"]
-# Their classes derive from lm-eval's, or their functions are decorated by a suite, so they cannot be light.
-NOT_LIGHT = {"closedbook.harness.task", "closedbook.harness.testing", "closedbook.harness.suites.inspect"}
+# Their classes derive from lm-eval's and verifiers', or their functions are decorated by a suite, so they are not light.
+NOT_LIGHT = {f"closedbook.harness.{name}" for name in ("task", "testing", "suites.inspect", "suites.verifiers")}
 
 
 def module_name(path: Path) -> str:
@@ -26,7 +26,7 @@ HARNESS = {module_name(path): path for path in sorted((ROOT / "harness").rglob("
 MODULES = HARNESS | {module_name(path): path for path in sorted((ROOT / "training").rglob("*.py"))}
 # A dry run reads a recipe and tells its plan at once.
 DRY_RUN = ["closedbook.training.plan", "closedbook.training.recipes", "closedbook.training.trl_config"]
-LIGHT = [*sorted(HARNESS.keys() - NOT_LIGHT), *DRY_RUN]
+LIGHT = ["closedbook", *sorted(HARNESS.keys() - NOT_LIGHT), *DRY_RUN]
 
 
 def heavy_after(statement: str) -> list[str]:
@@ -53,6 +53,13 @@ def imported_by(path: Path) -> set[str]:
 
 def test_no_light_module_loads_a_heavy_package() -> None:
     assert heavy_after("\n".join(f"import {name}" for name in LIGHT)) == []
+
+
+def test_the_package_says_what_it_lacks_like_any_other() -> None:
+    import closedbook
+
+    with pytest.raises(AttributeError, match="module 'closedbook' has no attribute 'nothing'"):
+        closedbook.nothing  # noqa: B018
 
 
 def test_help_loads_no_heavy_package() -> None:
