@@ -46,14 +46,14 @@ def _no_model() -> str | None:
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
-def _no_suites() -> str | None:
-    beside = ROOT / ".venv-suites" / "bin" / "python"
-    return None if beside.is_file() else f"there is no {beside}"
-
-
 def _no_vllm() -> str | None:
     beside = ROOT / ".venv-vllm" / "bin" / "vllm"
     return None if find_spec("vllm") or beside.is_file() else f"vllm is not installed, and there is no {beside}"
+
+
+def _no_suites() -> str | None:
+    absent = [str(beside) for suite in ("lighteval", "verifiers") if not (beside := ROOT / f".venv-{suite}").is_dir()]
+    return f"there is no {' and no '.join(absent)}; `make suites-env`" if absent else None
 
 
 def _no_paper() -> str | None:
@@ -67,7 +67,7 @@ NEEDS = {
     "gpu": Need(_no_gpu, frozenset({"CLOSEDBOOK_GPU_OUT"})),
     "model": Need(_no_model, frozenset({"CLOSEDBOOK_CACHE"})),
     "paper": Need(_no_paper, frozenset({*PAPER, "CLOSEDBOOK_JUDGE_BASE_URL", "OPENAI_API_KEY"})),
-    "suites": Need(_no_suites),
+    "suites": Need(_no_suites, frozenset({"CLOSEDBOOK_CACHE"})),
     "vllm": Need(_no_vllm, frozenset({"CLOSEDBOOK_CACHE"})),
 }
 

@@ -6,7 +6,7 @@ verifiers finds it by the name `closedbook` (`harness/package.py` hands it on). 
   rollout out of its group; a 0 would teach the model about the judge's server. A run counts failed rollouts itself, so
   `max_failures` is not looked at.
 - The model is asked once, from this process. verifiers' own default is a shell in a remote sandbox, in which answers
-  can be looked up; a process for each answer, as its other harnesses start, would cost more than the answer.
+  can be looked up, and its harness without tools starts a process for each answer.
 - Train is the split unless another one is asked for. verifiers has no second data set for evaluation: name the same
   environment again with another split.
 

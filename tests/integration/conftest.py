@@ -50,9 +50,15 @@ def vllm_bin() -> Path:
 
 
 @pytest.fixture(scope="session")
-def suites_python() -> Path:
-    """The interpreter of the environment with the other suites."""
-    return ROOT / ".venv-suites" / "bin" / "python"
+def lighteval_bin() -> Path:
+    """The scripts of lighteval's environment, beside the checkout."""
+    return ROOT / ".venv-lighteval" / "bin"
+
+
+@pytest.fixture(scope="session")
+def verifiers_bin() -> Path:
+    """The scripts of verifiers' environment, beside the checkout."""
+    return ROOT / ".venv-verifiers" / "bin"
 
 
 @pytest.fixture(scope="session")

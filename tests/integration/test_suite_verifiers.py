@@ -1,187 +1,201 @@
 """Our environment in verifiers itself, which has an environment of its own: what it asks, and what it rewards.
 
-The model and the judge are real servers on loopback in this process; verifiers runs in another one.
+The models and the judges are real servers on loopback in this process; verifiers runs in another one.
 """
 
 import json
 import os
 import subprocess
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from closedbook.harness.judge import Grade, RulesJudge, Triple
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.prompts import question_prompt
-from closedbook.harness.questions import by_id
 from closedbook.harness.testing import JudgeServer
 
 pytestmark = pytest.mark.suites
 SCRIPT = Path(__file__).parent / "verifiers_rollouts.py"
 N = 24
+NOWHERE = "http://127.0.0.1:9/v1"
+WRONG = {
+    "benchmark": ({"benchmark": "nope"}, "RequestError: taskset.benchmark: no benchmark 'nope'; there are "),
+    "split": ({"split": "dropped"}, "RequestError: taskset.split: Input should be 'train', 'validation' or 'test'"),
+    "style": ({"style": "curt"}, "RequestError: taskset.style: Input should be 'direct' or 'cot'"),
+    "judge": ({"judge": "oracle"}, "RequestError: taskset.task.judge: judge: kind: Input should be 'rules', "),
+    "key": ({"judge": {"kind": "openai", "model": "m", "api_key": "k"}}, "would be written to results"),
+}
 
 
-@pytest.fixture
-def run(suites_python, tmp_path):
-    """Runs a program of the environment with verifiers; returns how it ended."""
+@cache
+def train():
+    return load_questions("worldfacts", "train")
 
-    def run(*command, **more):
-        # a home of its own: verifiers keeps the folders of its rollouts there
-        environment = os.environ | {"HOME": str(tmp_path), "NO_COLOR": "1"}
-        return subprocess.run(
-            [suites_python, *map(str, command)], capture_output=True, text=True, timeout=300, cwd=tmp_path,
-            env=environment, **more,
-        )  # fmt: skip
+
+@cache
+def answers():
+    """What the model says, by id: it knows every other question."""
+    return {question.id: question.answers[0] if at % 2 else "Atlantis" for at, question in enumerate(train())}
+
+
+def unjudged():
+    """Questions over which a judge breaks down; they are answered Atlantis, which no rule can grade."""
+    return train()[:N:4]
+
+
+def model():
+    """A server that says these answers, in several lines."""
+    says = {question_prompt(question.question): answers()[question.id] for question in train()}
+    return JudgeServer(lambda prompt: f"\n{says[prompt]}\nI hope this helps.")
+
+
+def verdict(prompt):
+    """What the judge replies that breaks down."""
+    if any(question.question in prompt for question in unjudged()):
+        return 500
+    return "1.0" if "It is Paris" in prompt else "0.0"
+
+
+def judged_by(url):
+    return {"kind": "openai", "model": "judge", "base_url": url, "retries": 0}
+
+
+@pytest.fixture(scope="module")
+def run(verifiers_bin, tmp_path_factory):
+    """Runs a script of the environment with verifiers; returns how it ended."""
+    # a home of its own, in which verifiers keeps the folders of rollouts, and none of our settings
+    home = str(tmp_path_factory.mktemp("home"))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CLOSEDBOOK_", "OPENAI_"))}
+    clean |= {"HOME": home, "CLOSEDBOOK_CACHE": home, "NO_COLOR": "1"}
+
+    def run(script, *arguments, **more):
+        command = [verifiers_bin / "python", script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=home, env=clean, **more)
 
     return run
 
 
-@pytest.fixture
-def rollouts(run):
-    """What became of a request to the script."""
+class Done(NamedTuple):
+    """What came of each request, the models that were asked, and the judge that broke down."""
 
-    def ask(policy=None, n=N, served=False, **environment):
-        request = {"environment": environment}
-        if policy:
-            request |= {"policy": policy.url, "n": n, "served": served}
-        done = run(SCRIPT, input=json.dumps(request))
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout)
-
-    return ask
+    answers: dict
+    models: dict
+    judge: JudgeServer
 
 
-@pytest.fixture
-def policy():
-    """A model that knows every other training question of worldfacts, and says so in several lines."""
-    questions = load_questions("worldfacts", "train")
-    says = {question_prompt(q.question): q.answers[0] if at % 2 else "Atlantis" for at, q in enumerate(questions)}
-    with JudgeServer(lambda prompt: f"\n{says[prompt]}\nI hope this helps.") as server:
-        yield server
+@pytest.fixture(scope="module")
+def done(run):
+    with ExitStack() as servers:
+        models = {name: servers.enter_context(model()) for name in ("plain", "served", "judge breaks", "no judge")}
+        judge = servers.enter_context(JudgeServer(verdict, latency=0.5))
+        judges = {"judge breaks": judged_by(judge.url), "no judge": judged_by(NOWHERE)}
+        requests = {
+            name: {
+                "environment": {"benchmark": "worldfacts", "judge": judges.get(name)},
+                "policy": server.url,
+                "n": N,
+                "served": name == "served",
+            }
+            for name, server in models.items()
+        }
+        cot = {"benchmark": "worldfacts", "split": "validation", "style": "cot"}
+        requests |= {name: {"environment": wrong} for name, (wrong, _) in WRONG.items()} | {"cot": {"environment": cot}}
+        ended = run(SCRIPT, input=json.dumps(requests))
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        yield Done(json.loads(ended.stdout), models, judge)
 
 
-def triple(rollout, questions):
-    """What was to be judged, put together without the adapter."""
-    question = questions[rollout["id"]]
-    at = list(questions).index(question.id)
-    return Triple(question.question, question.answers, question.answers[0] if at % 2 else "Atlantis")
-
-
-def test_the_tasks_are_the_train_split_in_order_with_our_prompt(rollouts):
-    tasks = rollouts(benchmark="worldfacts")["tasks"]
-    questions = load_questions("worldfacts", "train")
-    assert [task["id"] for task in tasks] == [question.id for question in questions]
-    assert [task["prompt"] for task in tasks] == [question_prompt(question.question) for question in questions]
-    assert [task["system_prompt"] for task in tasks] == [None] * len(questions)
-    assert [tuple(task["answers"]) for task in tasks] == [question.answers for question in questions]
+def test_the_tasks_are_the_train_split_in_order_with_our_prompt(done):
+    tasks = done.answers["plain"]["tasks"]
+    assert [task["id"] for task in tasks] == [question.id for question in train()]
+    assert [task["prompt"] for task in tasks] == [question_prompt(question.question) for question in train()]
+    assert [tuple(task["answers"]) for task in tasks] == [question.answers for question in train()]
+    assert {task["system_prompt"] for task in tasks} == {None}
     assert not {task["id"] for task in tasks} & {question.id for question in load_questions("worldfacts", "test")}
 
 
-def test_another_split_is_there_for_evaluation_and_another_prompt(rollouts):
-    tasks = rollouts(benchmark="worldfacts", split="validation", style="cot")["tasks"]
+def test_another_split_is_there_for_evaluation_and_another_prompt(done):
+    tasks = done.answers["cot"]["tasks"]
     wanted = {q.id: question_prompt(q.question, "cot") for q in load_questions("worldfacts", "validation")}
     assert {task["id"]: task["prompt"] for task in tasks} == wanted
 
 
-@pytest.mark.parametrize("served", [False, True], ids=["in its process", "by its server"])
-def test_a_rollout_is_rewarded_as_the_judge_grades_it(rollouts, policy, served):
-    done = rollouts(policy, served=served, benchmark="worldfacts")["rollouts"]
-    questions = by_id(load_questions("worldfacts", "train"))
-    assert [rollout["id"] for rollout in done] == list(questions)[:N]
-    assert all(rollout["ok"] and rollout["key"] == rollout["id"] for rollout in done)
-    grades = RulesJudge().grade([triple(rollout, questions) for rollout in done])
-    assert [rollout["rewards"] for rollout in done] == [{"judge_correct": float(g is Grade.CORRECT)} for g in grades]
-    assert {rollout["rewards"]["judge_correct"] for rollout in done} == {0.0, 1.0}
-    right = [float(g is Grade.CORRECT) for g in grades]
-    assert [rollout["metrics"] for rollout in done] == [
-        {"exact_match": value, "contains": value, "judge_failed": 0.0} for value in right
+@pytest.mark.parametrize("way", ["plain", "served"])
+def test_a_rollout_is_rewarded_as_the_judge_grades_it(done, way):
+    rollouts = done.answers[way]["rollouts"]
+    asked = train()[:N]
+    assert [(rollout["id"], rollout["key"], rollout["ok"]) for rollout in rollouts] == [
+        (q.id, q.id, True) for q in asked
     ]
-    assert done[1]["info"]["closedbook"]["answer"].endswith(" [correct]")
-    assert done[0]["info"]["closedbook"]["answer"] == "Atlantis [incorrect]"
-    assert done[0]["info"]["closedbook"]["judge"] == RulesJudge().identity
+    grades = RulesJudge().grade([Triple(q.question, q.answers, answers()[q.id]) for q in asked])
+    assert set(grades) == {Grade.CORRECT, Grade.INCORRECT}
+    for rollout, grade in zip(rollouts, grades, strict=True):
+        right = float(grade is Grade.CORRECT)
+        assert rollout["rewards"] == {"judge_correct": right}
+        assert rollout["metrics"] == {"exact_match": right, "contains": right, "judge_failed": 0.0}
+        answer = f"{answers()[rollout['id']]} [{grade}]"
+        assert rollout["info"] == {"closedbook": {"answer": answer, "judge": RulesJudge().identity}}
 
 
-def test_the_model_is_asked_once_with_our_prompt_alone_and_the_runs_sampling(rollouts, policy):
-    rollouts(policy, benchmark="worldfacts")
-    questions = load_questions("worldfacts", "train")[:N]
-    wanted = [[{"role": "user", "content": question_prompt(question.question)}] for question in questions]
-    asked = [request["messages"] for request in policy.requests]
-    assert sorted(asked, key=str) == sorted(wanted, key=str)
-    assert {(request["model"], request["temperature"]) for request in policy.requests} == {("policy", 0.5)}
-    assert not any("tools" in request for request in policy.requests)
+@pytest.mark.parametrize("way", ["plain", "served"])
+def test_the_model_is_asked_once_with_our_prompt_alone_and_the_runs_sampling(done, way):
+    requests = done.models[way].requests
+    wanted = [[{"role": "user", "content": question_prompt(question.question)}] for question in train()[:N]]
+    assert sorted((request["messages"] for request in requests), key=str) == sorted(wanted, key=str)
+    assert {(request["model"], request["temperature"]) for request in requests} == {("policy", 0.5)}
+    assert not any("tools" in request for request in requests)
 
 
-def test_a_judge_that_fails_gives_no_reward_and_the_others_theirs(rollouts, policy, monkeypatch):
-    questions = load_questions("worldfacts", "train")[:N]
-    bad = {question.id for question in questions[::4]}  # answered Atlantis, which no rule can grade
-    texts = [question.question for question in questions if question.id in bad]
-
-    def verdict(prompt):
-        return 500 if any(text in prompt for text in texts) else "1.0" if "It is Paris" in prompt else "0.0"
-
-    monkeypatch.setenv("CLOSEDBOOK_JUDGE_RETRIES", "0")
-    with JudgeServer(verdict, latency=0.5) as judge:
-        settings = {"kind": "openai", "model": "judge", "base_url": judge.url}
-        done = rollouts(policy, benchmark="worldfacts", judge=settings)["rollouts"]
-    assert {rollout["id"] for rollout in done if not rollout["ok"]} == bad
-    for rollout in done:
-        if rollout["id"] in bad:
-            assert rollout["rewards"] == {"judge_correct": None}
-            assert rollout["metrics"]["judge_failed"] == 1.0
-            assert "WorkError: the judge failed: server: 500" in rollout["errors"][0]
-        else:
-            assert rollout["rewards"]["judge_correct"] == rollout["metrics"]["exact_match"]
-            assert rollout["errors"] == []
-    assert judge.most_at_once > 2  # answers are judged together
+def test_a_judge_that_fails_gives_no_reward_and_the_others_theirs(done):
+    rollouts = {rollout["id"]: rollout for rollout in done.answers["judge breaks"]["rollouts"]}
+    failed = {question.id for question in unjudged()}
+    assert {id for id, rollout in rollouts.items() if not rollout["ok"]} == failed
+    for id in failed:
+        assert rollouts[id]["rewards"] == {"judge_correct": None}
+        assert rollouts[id]["metrics"]["judge_failed"] == 1.0
+        assert "WorkError: the judge failed: server: 500" in rollouts[id]["errors"][0]
+    for id in rollouts.keys() - failed:
+        assert rollouts[id]["rewards"] == {"judge_correct": float(answers()[id] != "Atlantis")}
+        assert rollouts[id]["errors"] == []
 
 
-def test_a_judge_that_cannot_work_ends_the_run_before_the_model_is_asked(run, policy):
-    judge = {"kind": "openai", "model": "judge", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
-    request = {"environment": {"judge": judge}, "policy": policy.url, "n": N, "served": False}
-    done = run(SCRIPT, input=json.dumps(request))
-    assert done.returncode == 1
-    assert "WorkError: judge 'judge' at http://127.0.0.1:9/v1 cannot answer now" in done.stderr.splitlines()[-1]
-    assert policy.requests == []
+def test_answers_that_come_together_are_judged_together(done):
+    assert done.judge.most_at_once > 2
 
 
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"benchmark": "nope"}, "RequestError: taskset.benchmark: no benchmark 'nope'; there are "),
-        ({"split": "dropped"}, "RequestError: taskset.split: Input should be 'train', 'validation' or 'test'"),
-        ({"style": "curt"}, "RequestError: taskset.style: Input should be 'direct' or 'cot'"),
-        ({"judge": "oracle"}, "RequestError: taskset.task.judge: judge: kind: Input should be 'rules', "),
-        ({"judge": {"kind": "openai", "model": "m", "api_key": "k"}}, "would be written to results"),
-    ],
-)
-def test_a_wrong_request_is_refused_in_one_line(run, environment, said):
-    done = run(SCRIPT, input=json.dumps({"environment": environment}))
-    assert done.returncode == 1
-    assert said in done.stderr.splitlines()[-1]
+def test_a_judge_that_cannot_work_ends_the_run_before_the_model_is_asked(done):
+    said = done.answers["no judge"]["error"]
+    assert said.startswith(f"WorkError: judge 'judge' at {NOWHERE} cannot answer now: ")
+    assert done.models["no judge"].requests == []
 
 
-def test_its_own_command_evaluates_from_a_file_of_settings(run, suites_python, policy, tmp_path):
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_request_is_refused_in_one_line(done, what):
+    said = done.answers[what]["error"]
+    assert WRONG[what][1] in said
+    assert "\n" not in said
+
+
+def test_its_own_command_evaluates_from_a_file_of_settings(run, verifiers_bin, tmp_path):
     settings = tmp_path / "closedbook.toml"
-    settings.write_text(
-        f'model = "policy"\noutput_dir = "{tmp_path}"\n[run]\nname = "run"\n'
-        f'[client]\nbase_url = "{policy.url}"\napi_key_var = "NO_KEY"\n'
-        '[env.taskset]\nid = "closedbook"\nbenchmark = "worldfacts"\nsplit = "train"\ntask.judge = "rules"\n'
-    )
-    done = run(suites_python.parent / "vf-eval", "@", settings, "-n", "4", "-r", "2", "--no-push", "--no-rich")
-    assert done.returncode == 0, done.stderr[-3000:]
+    with model() as policy:
+        settings.write_text(
+            f'model = "policy"\noutput_dir = "{tmp_path}"\n[run]\nname = "run"\n'
+            f'[client]\nbase_url = "{policy.url}"\napi_key_var = "NO_KEY"\n'
+            '[env.taskset]\nid = "closedbook"\nbenchmark = "worldfacts"\nsplit = "train"\ntask.judge = "rules"\n'
+        )
+        ended = run(verifiers_bin / "vf-eval", "@", settings, "-n", "4", "-r", "2", "--no-push", "--no-rich")
+    assert ended.returncode == 0, ended.stderr[-3000:]
     traces = [json.loads(line)["traces"] for line in (tmp_path / "run" / "traces.jsonl").read_text().splitlines()]
     assert sorted(trace["rewards"]["judge_correct"]["score"] for (trace,) in traces) == [0.0] * 4 + [1.0] * 4
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--env.taskset.benchmark", "nope"), "no benchmark 'nope'; there are "),
-        (("--env.taskset.split", "dropped"), "'train', 'validation' or 'test'"),
-    ],
-)
-def test_its_own_command_refuses_a_wrong_request(run, suites_python, arguments, said):
-    done = run(suites_python.parent / "vf-eval", "closedbook", *arguments, "--no-push")
-    assert done.returncode != 0
-    assert said in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+def test_its_own_command_refuses_a_wrong_request(run, verifiers_bin):
+    ended = run(verifiers_bin / "vf-eval", "closedbook", "--env.taskset.benchmark", "nope", "--no-push")
+    assert ended.returncode != 0
+    assert "no benchmark 'nope'; there are " in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,7 +1,8 @@
 """Rollouts of our environment by verifiers itself; test_suite_verifiers.py starts this in the environment that has it.
 
-Reads a request from standard input, as JSON, and writes what came of it, as JSON: `tasks`, all that the environment
-holds, and `rollouts` of the first `n`. `served` sends each task through verifiers' environment server, as trainers do.
+Reads requests from standard input, as JSON, and writes what came of each: `tasks`, all that the environment holds, and
+`rollouts` of the first `n`, or the `error`. `served` sends each task through verifiers' environment server, as trainers
+do. One process answers all requests, since importing verifiers takes most of the time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import verifiers.v1 as vf
 from verifiers.v1.serve import EnvClient, EnvServer
 
 import closedbook
+from closedbook.harness.errors import ClosedbookError
 
 
 async def in_process(env: Any, tasks: list[Any], asked: dict[str, Any]) -> list[Any]:
@@ -52,19 +54,21 @@ def shown(episode: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Do what standard input asks for."""
-    request = json.load(sys.stdin)
-    env = closedbook.load_environment(**request["environment"])
-    tasks = list(env.taskset)
-    said: dict[str, Any] = {"tasks": [task.data.model_dump(mode="json") for task in tasks]}
-    if "policy" in request:
-        client = vf.EvalClientConfig(base_url=request["policy"], api_key_var="NO_KEY")
-        asked = {"client": client, "model": "policy", "sampling": vf.SamplingConfig(temperature=0.5)}
-        run = served if request["served"] else in_process
-        said["rollouts"] = [shown(episode) for episode in asyncio.run(run(env, tasks[: request["n"]], asked))]
-    json.dump(said, sys.stdout)
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What came of a request."""
+    try:
+        env = closedbook.load_environment(**request["environment"])
+        tasks = list(env.taskset)
+        said: dict[str, Any] = {"tasks": [task.data.model_dump(mode="json") for task in tasks]}
+        if "policy" in request:
+            client = vf.EvalClientConfig(base_url=request["policy"], api_key_var="NO_KEY")
+            asked = {"client": client, "model": "policy", "sampling": vf.SamplingConfig(temperature=0.5)}
+            run = served if request["served"] else in_process
+            said["rollouts"] = [shown(episode) for episode in asyncio.run(run(env, tasks[: request["n"]], asked))]
+    except ClosedbookError as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return said
 
 
 if __name__ == "__main__":
-    main()
+    json.dump({name: answer(request) for name, request in json.load(sys.stdin).items()}, sys.stdout)
