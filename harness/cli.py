@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from importlib.metadata import entry_points
 from inspect import Signature, signature
 from pathlib import Path
@@ -30,6 +30,7 @@ from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, 
 from closedbook.harness.statistics import Estimate, number
 
 if TYPE_CHECKING:
+    from closedbook.harness.cluster import Cluster
     from closedbook.harness.compare import Run
     from closedbook.harness.dedup import Decider
     from closedbook.harness.evaluate import Evaluation
@@ -62,7 +63,8 @@ for name, sub in (
     app.add_typer(sub, name=name)
 
 people = Console(stderr=True)
-EXTRAS = dict.fromkeys(("torch", "transformers", "gguf", "accelerate"), "eval") | {"trl": "train", "peft": "train"}
+EXTRAS = dict.fromkeys(("torch", "transformers", "gguf", "accelerate"), "eval")
+EXTRAS |= {"trl": "train", "peft": "train", "ray": "ray"}
 SHOWN = 20  # lines of a list on the screen; --json has all
 
 Command = Callable[..., None]
@@ -82,6 +84,20 @@ BudgetFlag = Annotated[
 ]
 MaxFailuresFlag = Annotated[
     float | None, typer.Option(help="Share of answers that may stay ungraded before the command exits 1; else 0.01.")
+]
+EngineFlag = Annotated[str, typer.Option(help="here, or ray: on the workers of a Ray cluster.")]
+AddressFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a Ray cluster, such as 10.0.0.1:6379, with --engine ray; else the one that this machine is part of.",
+        show_default=False,
+    ),
+]
+WorkersFlag = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="On a Ray cluster; else as many as there is room for, also on nodes that join.", show_default=False
+    ),
 ]
 DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Print how many calls it would take, and end.")]
 Names = Annotated[
@@ -103,6 +119,29 @@ def print_json(value: object) -> None:
 
     sys.stdout.write(json.dumps(value, indent=2, default=plain, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def cluster_of(engine: str, here: Sequence[str], address: str | None, workers: int | None) -> Cluster | None:
+    """The cluster that flags name; None for this machine.
+
+    Args:
+        engine: What --engine says.
+        here: What else it may say.
+        address: What --address says.
+        workers: What --workers says.
+
+    Raises:
+        RequestError: There is no such engine, or a cluster is described and not asked for.
+    """
+    if engine not in (*here, "ray"):
+        raise RequestError(f"--engine is {', '.join(here)} or ray, not {engine!r}")
+    if engine != "ray":
+        if address is not None or workers is not None:
+            raise RequestError("--address and --workers go with --engine ray")
+        return None
+    from closedbook.harness.cluster import Cluster
+
+    return Cluster(address or "auto", workers)
 
 
 def _chosen(names: list[str] | None) -> list[str]:
@@ -842,6 +881,9 @@ def dedup_run(
     train_split: Annotated[str, typer.Option(help="Split of a data set on the hub.")] = "train",
     out: Annotated[Path | None, typer.Option(help="Folder for the results; dedup-NAME unless named.")] = None,
     fail_on_match: Annotated[bool, typer.Option("--fail-on-match", help="Exit with 1 if a row matches.")] = False,
+    engine: EngineFlag = "here",
+    address: AddressFlag = None,
+    workers: WorkersFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Which rows of your training set state a fact that our test asks for? Writes your rows without them.
@@ -851,11 +893,18 @@ def dedup_run(
     and `filtered.jsonl` (your other rows, as they were). A row matches if it asks for the same fact in any words, in
     reverse too, and its answer agrees. One without answers is compared by words alone and is UNSURE at most; unsure
     rows are taken out too. `--train owner/name --train-split train` reads the hub. Killed? The same command goes on.
+
+    With `--engine ray` the rows are compared on the processors of a Ray cluster (`ray start --head` here, `ray start
+    --address=HEAD:6379` on other machines). The nodes need closedbook and nothing else: this machine reads the file and
+    writes the results, which are the same, byte for byte.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from closedbook.harness.dedup.own_cluster import compare_on
     from closedbook.harness.dedup.own_data import Request, find_matches
+    from closedbook.harness.dedup.own_workers import compare
 
+    cluster = cluster_of(engine, ["here"], address, workers)
     request = Request(
         train,
         tuple(against or ("all",)),
@@ -872,7 +921,9 @@ def dedup_run(
         with Progress(*shown, console=people, transient=True, disable=not people.is_terminal) as bar:
             task = bar.add_task("reading rows", total=None)
             done = find_matches(
-                request, lambda rows, of: bar.update(task, description="comparing rows", completed=rows, total=of)
+                request,
+                lambda rows, of: bar.update(task, description="comparing rows", completed=rows, total=of),
+                partial(compare_on, cluster) if cluster else compare,
             )
     except KeyboardInterrupt:
         raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
@@ -916,6 +967,9 @@ def judge_grade(
     out: Annotated[Path | None, typer.Option(help="Graded lines; by default beside the input, *.graded.jsonl.")] = None,
     *,
     settings: JudgeSettings,
+    engine: EngineFlag = "here",
+    address: AddressFlag = None,
+    workers: WorkersFlag = None,
     dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -924,16 +978,23 @@ def judge_grade(
     A line is like `{"question": "Capital of France?", "golds": ["Paris"], "answer": "It is Paris"}`; it is written
     again with `grade` and `decided_by`, a rule or the model, or with `judge_failure` and `detail`. What a judge model
     replied is kept; the same command again asks for what is missing.
+
+    With `--engine ray` the judge is asked from the workers of a Ray cluster (`ray start --head` here, `ray start
+    --address=HEAD:6379` on other machines), one a node with `--judge openai`, one a GPU with `--judge vllm`. The nodes
+    need closedbook, for vllm also the model, and the same way to the judge's server; the key goes to them from here,
+    and into no log. Rules, replies, money and rates are kept here: `concurrency` counts over all workers.
     """
     from closedbook.harness.judge import make_judge
+    from closedbook.harness.judge.cluster_model import cluster_judge
     from closedbook.harness.judge.grading import grade_file, read_rows
 
-    grader = make_judge(settings)
+    cluster = cluster_of(engine, ["here"], address, workers)
     if dry_run:
-        _dry_run(grader, (triple for _, triple in read_rows(answers)), as_json)
+        _dry_run(make_judge(settings), (triple for _, triple in read_rows(answers)), as_json)
         return
     out = out or answers.parent / f"{answers.stem}.graded.jsonl"
-    figures, tally = grade_file(answers, out, grader)
+    with cluster_judge(settings, cluster) if cluster else nullcontext(make_judge(settings)) as grader:
+        figures, tally = grade_file(answers, out, grader)
     if as_json:
         print_json({"overall": figures})
     else:

@@ -5,13 +5,16 @@ A run that is killed loses one block at most and goes on where it was. What woul
 - Equal texts of a question are stored once, with the numbers of the samples that said so, and graded once.
 - Of an answer to the direct prompt only its first line is kept, since nothing else of it is graded, and a base model's
   further lines are nothing to train on. A chain of thought is kept whole.
+- An engine that works on several blocks at once is given them ahead; they are graded and kept in their order all the
+  same, so that the folder is the one that an engine alone would have filled.
 - What the judge failed on, or nobody has graded, is graded whenever a run goes on, and nothing of it drawn again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from closedbook.harness.prompts import Style, extract_answer, first_line
 from closedbook.harness.questions import Question
@@ -43,6 +46,23 @@ class Engine(Protocol):
 
     def sample(self, questions: Sequence[Question], n: int, first: int) -> list[list[str]]:
         """Samples `first` to `first + n - 1` of each question."""
+        ...
+
+
+class Ask(NamedTuple):
+    """Samples `first` to `first + n - 1` of each question, which an engine draws together."""
+
+    questions: Sequence[Question]
+    n: int
+    first: int
+
+
+@runtime_checkable
+class Ahead(Protocol):
+    """What an engine has besides that works on several asks at once."""
+
+    def stream(self, asks: Iterable[Ask]) -> Generator[list[list[str]], None, None]:
+        """The samples of each, in order; some more may be under way."""
         ...
 
 
@@ -81,11 +101,16 @@ def draw(
     size = block or max(1, max(BLOCK, engine.at_once) // n)
     blocks = [questions[at : at + size] for at in range(0, len(questions), size)]
     waiting = [some for some in blocks if any(_pending(known[question.id], n, grade) for question in some)]
+    asks = [_ask(some, known, n) for some in waiting]
     right = _Share(known.values())
     done = len(questions) - sum(map(len, waiting))
-    with _bar(done, len(questions), progress and bool(waiting)) as bar:
-        for some in waiting:
-            new = _block(some, known, n, engine, grade, style)
+    with (
+        closing(_answers(engine, [ask for ask in asks if ask.n])) as answers,
+        _bar(done, len(questions), progress and bool(waiting)) as bar,
+    ):
+        for some, ask in zip(waiting, asks, strict=True):
+            drawn = _numbered(ask, next(answers) if ask.n else [()] * len(some), known, style)
+            new = _block(some, known, drawn, grade, style)
             store.add(new)
             for line in new:
                 known[line.id] = joined([known[line.id], line])
@@ -103,13 +128,11 @@ def _pending(line: QuestionSamples, n: int, grade: Grade | None) -> bool:
 def _block(
     some: Sequence[Question],
     known: Mapping[str, QuestionSamples],
-    n: int,
-    engine: Engine,
+    drawn: Mapping[str, Mapping[str, list[int]]],
     grade: Grade | None,
     style: Style,
 ) -> list[QuestionSamples]:
     """What is new of some questions: samples that were missing, and rewards that could not be had before."""
-    drawn = _draw(some, known, n, engine, style)
     rewards = {(q.id, said.text): said.reward for q in some for said in known[q.id].samples}
     texts = {
         q.id: dict.fromkeys([*(said.text for said in known[q.id].samples if said.reward is None), *drawn[q.id]])
@@ -132,23 +155,42 @@ def _block(
     return [line for line in lines if line.samples]
 
 
-def _draw(
-    some: Sequence[Question], known: Mapping[str, QuestionSamples], n: int, engine: Engine, style: Style
-) -> dict[str, dict[str, list[int]]]:
-    """By question and text the numbers of the samples that are new.
+def _ask(some: Sequence[Question], known: Mapping[str, QuestionSamples], n: int) -> Ask:
+    """What is to be drawn of a block; no samples where none is missing.
 
     All questions are drawn together even where some have their samples, because a GPU's arithmetic depends on who
     stands in a batch.
     """
-    found: dict[str, dict[str, list[int]]] = {question.id: {} for question in some}
-    held = {question.id: {draw for said in known[question.id].samples for draw in said.draws} for question in some}
+    held = [_held(known[question.id]) for question in some]
     # a file that is gone may have held any of the numbers
-    first = min((number for number in range(n) if any(number not in draws for draws in held.values())), default=n)
-    if first < n:
-        for question, responses in zip(some, engine.sample(some, n - first, first), strict=True):
-            for number, response in enumerate(responses, first):
-                if number not in held[question.id]:
-                    found[question.id].setdefault(_kept(response, style), []).append(number)
+    first = next((number for number in range(n) if any(number not in draws for draws in held)), n)
+    return Ask(some, n - first, first)
+
+
+def _held(line: QuestionSamples) -> set[int]:
+    """The numbers of the samples that are there."""
+    return {draw for said in line.samples for draw in said.draws}
+
+
+def _answers(engine: Engine, asks: Sequence[Ask]) -> Generator[list[list[str]], None, None]:
+    """The samples of each ask, in order, drawn when they are wanted or ahead."""
+    if isinstance(engine, Ahead):
+        yield from engine.stream(asks)
+    else:
+        for ask in asks:
+            yield engine.sample(*ask)
+
+
+def _numbered(
+    ask: Ask, answers: Sequence[Sequence[str]], known: Mapping[str, QuestionSamples], style: Style
+) -> dict[str, dict[str, list[int]]]:
+    """By question and text the numbers of the samples that are new."""
+    found: dict[str, dict[str, list[int]]] = {question.id: {} for question in ask.questions}
+    for question, responses in zip(ask.questions, answers, strict=True):
+        held, new = _held(known[question.id]), found[question.id]
+        for number, response in enumerate(responses, ask.first):
+            if number not in held:
+                new.setdefault(_kept(response, style), []).append(number)
     return found
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,9 @@ from closedbook.harness.sources import benchmark, benchmarks
 
 MATCHES, REPORT = "matches.jsonl", "report.json"
 SPLITS = {"test": ("test",), "validation": ("validation",), "both": ("test", "validation")}
+
+Compare = Callable[[Work, Sequence[int]], Generator[int, None, None]]
+"""Compares and saves chunks of these numbers, and tells of each: `own_workers.compare`, or the one of a cluster."""
 
 Watch = Callable[[int, int], None]
 """Told how many rows are compared, and of how many."""
@@ -216,8 +219,13 @@ def _require_same_request(folder: Path, train: Path, inputs: Mapping[str, Any], 
         )
 
 
-def find_matches(request: Request, watch: Watch = lambda done, total: None) -> Outcome:
+def find_matches(request: Request, watch: Watch = lambda done, total: None, comparing: Compare = compare) -> Outcome:
     """Compare a training set with our questions and write report, matches and filtered rows.
+
+    Args:
+        request: What is asked for.
+        watch: Told of the progress.
+        comparing: Who compares: processes of this machine, unless stated.
 
     Raises:
         RequestError: The training set cannot be read, a name is wrong, or the folder cannot be written to.
@@ -235,7 +243,7 @@ def find_matches(request: Request, watch: Watch = lambda done, total: None) -> O
     with alone(request.folder):
         parts.begin(json.dumps(inputs, indent=2) + "\n")
         questions = [q for name in names for split in SPLITS[request.split] for q in load_questions(name, split)]
-        _compare(Work(train, columns, questions, parts), seen.rows, watch)
+        _compare(Work(train, columns, questions, parts), seen.rows, watch, comparing)
         if file_digest(train) != inputs["train"]["sha256"]:
             raise WorkError(f"{train} changed while it was read; run the same command again")
         return _write(
@@ -243,12 +251,12 @@ def find_matches(request: Request, watch: Watch = lambda done, total: None) -> O
         )
 
 
-def _compare(work: Work, rows: int, watch: Watch) -> None:
+def _compare(work: Work, rows: int, watch: Watch, comparing: Compare) -> None:
     """Compare the chunks that are not compared yet, and save them."""
     missing = [at for at in range(chunks_of(rows)) if not work.parts.path(at).is_file()]
     left = len(missing)
     watch(max(0, rows - left * CHUNK), rows)
-    with closing(compare(work, missing)) as finished:  # its processes end here, whatever happens
+    with closing(comparing(work, missing)) as finished:  # its processes end here, whatever happens
         for _ in finished:
             left -= 1
             watch(max(0, rows - left * CHUNK), rows)

@@ -127,8 +127,8 @@ class ChatServer:
         self.identity: Mapping[str, str] = {"model": settings.model, "server": settings.base_url}
         self.refusal: str | None = None
         self._known: Messages = []  # a prompt that was answered
-        self._calls = _Pace(settings.requests_per_minute)
-        self._tokens = _Pace(settings.tokens_per_minute)
+        self._calls = Pace(settings.requests_per_minute)
+        self._tokens = Pace(settings.tokens_per_minute)
         self._refused_with = 0  # the HTTP status of that
         self._constraints = dict(_constraints(offer))
         self._constraint: dict[str, Any] = self._constraints.get(settings.constrained, {})
@@ -148,10 +148,10 @@ class ChatServer:
 
     async def _prepare(self, messages: Messages) -> Outcome:
         order = ["schema", "choice", "off"] if self.settings.base_url == OPENAI_URL else ["choice", "schema", "off"]
-        async with self._client() as client:
+        async with self.client() as client:
             for name in order if self.settings.constrained == "auto" else [self.settings.constrained]:
                 self._constraint, self.refusal = self._constraints[name], None
-                outcome = await self._ask(client, messages)
+                outcome = await self.reply(client, messages)
                 if not self.refusal or self._refused_with not in (400, 422):
                     break
         if self.refusal:
@@ -188,13 +188,14 @@ class ChatServer:
                 if not halted():
                     await self._calls.wait(1)
                     await self._tokens.wait(estimated_tokens(messages) + self.settings.max_tokens)
-                on_outcome(number, halted() or await self._ask(client, messages))
+                on_outcome(number, halted() or await self.reply(client, messages))
 
-        async with self._client() as client, asyncio.TaskGroup() as group:
+        async with self.client() as client, asyncio.TaskGroup() as group:
             for worker in range(workers):
                 group.create_task(work(client, worker))
 
-    def _client(self) -> AsyncOpenAI:
+    def client(self) -> AsyncOpenAI:
+        """A client of the server, for one event loop."""
         from openai import AsyncOpenAI, DefaultAioHttpClient
 
         key = self.settings.api_key
@@ -206,8 +207,8 @@ class ChatServer:
             http_client=DefaultAioHttpClient(),
         )
 
-    async def _ask(self, client: AsyncOpenAI, messages: Messages) -> Outcome:
-        """One prompt; a body that is no chat completion is asked for again, like any other fault of the server."""
+    async def reply(self, client: AsyncOpenAI, messages: Messages) -> Outcome:
+        """Ask one prompt; a body that is no chat completion is asked for again, like any other fault of the server."""
         import openai
 
         outcome: Outcome = JudgeFailure("server", GARBAGE)
@@ -246,7 +247,7 @@ class ChatServer:
 
     async def _answers(self, client: AsyncOpenAI) -> bool:
         """Whether the server still answers a prompt that it has answered before."""
-        return bool(self._known) and isinstance(await self._ask(client, self._known), Reply)
+        return bool(self._known) and isinstance(await self.reply(client, self._known), Reply)
 
     async def _call(self, client: AsyncOpenAI, messages: Messages) -> Any:
         """The body of the reply, as JSON: the SDK's typed models of request and reply would take twice the time."""
@@ -319,7 +320,7 @@ def _counted(usage: Any, name: str, estimate: int) -> int:
     return stated if isinstance(stated, int) and 0 <= stated < 10**9 else estimate
 
 
-class _Pace:
+class Pace:
     """Spreads what a minute allows evenly over it, so that no minute starts with a burst; None allows everything."""
 
     def __init__(self, per_minute: int | None) -> None:
@@ -329,10 +330,14 @@ class _Pace:
     async def wait(self, amount: int) -> None:
         """Wait for the turn of so many."""
         if self._seconds:
-            now = time.monotonic()
-            start = max(now, self._free)
-            self._free = start + amount * self._seconds
-            await asyncio.sleep(start - now)
+            await asyncio.sleep(self.due(amount))
+
+    def due(self, amount: int) -> float:
+        """Seconds until the turn of so many, which is then taken."""
+        now = time.monotonic()
+        start = max(now, self._free)
+        self._free = start + amount * self._seconds
+        return start - now
 
 
 def ranks() -> int:

@@ -11,7 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 from closedbook.harness.cli import (
+    AddressFlag,
     JsonFlag,
+    WorkersFlag,
+    cluster_of,
     end_if_too_many,
     judge_flags,
     people,
@@ -56,7 +59,15 @@ def sample_command(
             show_default=False,
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="hf (transformers), vllm, or openai (any such server).")] = "hf",
+    engine: Annotated[
+        str,
+        typer.Option(help="hf (transformers), vllm, openai (any such server), or ray: the workers of a Ray cluster."),
+    ] = "hf",
+    address: AddressFlag = None,
+    workers: WorkersFlag = None,
+    worker_engine: Annotated[
+        str | None, typer.Option(help="With --engine ray what each worker draws with: hf or vllm. [hf]")
+    ] = None,
     base_url: Annotated[str, typer.Option(help="The server's address, with --engine openai.")] = "",
     chat: Annotated[
         bool | None, typer.Option("--chat/--no-chat", help="Chat template; by default if there is one.")
@@ -83,6 +94,12 @@ def sample_command(
     Example: `closedbook sample smollm2 --task worldfacts_dedup -n 32 --out runs/base`, and later
     `-n 128` with the same folder, which draws the other 96. A run that is killed goes on where it was. Prints the share
     of samples that are right and pass@k, with intervals over questions.
+
+    With `--engine ray` the workers of a Ray cluster draw: `ray start --head` here, `ray start --address=HEAD:6379` on
+    every other machine, then this command here with `--engine ray`. A worker takes a GPU, or a processor where the
+    cluster has no GPU. Every node needs closedbook, in the same version, and the model in the same place; this machine
+    alone needs the questions (CLOSEDBOOK_DATA), the judge's key and the folder, and grades. The folder is the one of a
+    single process, and either goes on with the other's. A node that is lost, or joins late, changes nothing in it.
     """
     from closedbook.harness.errors import RequestError
     from closedbook.harness.judge import make_judge
@@ -91,8 +108,9 @@ def sample_command(
     from closedbook.harness.study.sample import Request, sample
 
     names: dict[str, Literal["hf", "vllm", "openai"]] = {"hf": "hf", "vllm": "vllm", "openai": "openai"}
-    if engine not in names:
-        raise RequestError(f"--engine is hf, vllm or openai, not {engine!r}")
+    cluster = cluster_of(engine, list(names), address, workers)
+    if (worker_engine is not None and not cluster) or worker_engine not in (None, "hf", "vllm"):
+        raise RequestError("--worker-engine is hf or vllm, and goes with --engine ray")
     if temperature <= 0 or not 0 < top_p <= 1:
         raise RequestError("--temperature is above 0 and --top-p above 0 and at most 1; for greedy answers use `eval`")
     request = Request(
@@ -101,13 +119,14 @@ def sample_command(
         split,
         n,
         Sampling(temperature, top_p, top_k, max_new_tokens, seed),
-        names[engine],
+        names[worker_engine or "hf" if cluster else engine],
         base_url,
         "auto" if chat is None else chat,
         limit,
         out,
         allow_contaminated,
         None if shard is None else parse_shard(shard),
+        cluster,
     )
     done = sample(request, settings if grade else None)
     if grade:

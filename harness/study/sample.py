@@ -9,12 +9,16 @@ samples of an easy question cost one verdict.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from closedbook.harness.cluster import Cluster
+from closedbook.harness.cluster_engine import cluster_engine
+from closedbook.harness.drawing import Engine, Said, draw
 from closedbook.harness.drawing import Grade as Grading
-from closedbook.harness.drawing import Said, draw
 from closedbook.harness.engines import EngineName, make_engine
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import alone
@@ -42,13 +46,14 @@ class Request:
         split: test, validation, train or dropped.
         n: Samples of each question.
         sampling: How they are drawn.
-        engine: hf, vllm or openai.
+        engine: hf, vllm or openai; on a cluster that of each worker.
         base_url: The server's address, with openai.
         chat: Whether to ask through the chat template; "auto" if there is one.
         limit: Questions: the first so many by id, which is a random sample.
         out: The folder; `runs/sample-MODEL-TASK-SPLIT` unless stated, and for a shard with its name.
         allow_contaminated: Ask a checkpoint questions that it was trained on.
         shard: Which part of the questions to draw; None for all of them.
+        cluster: Whose workers draw; None for this process alone.
     """
 
     model: str
@@ -63,6 +68,7 @@ class Request:
     out: Path | None = None
     allow_contaminated: bool = False
     shard: Shard | None = None
+    cluster: Cluster | None = None
 
     @property
     def folder(self) -> Path:
@@ -94,13 +100,14 @@ def asked_by(task: str) -> tuple[str, Style]:
     return benchmark(name).name, styles[rest]
 
 
-def sample(request: Request, judging: JudgeSettings | None, progress: bool = True) -> Drawn:
+def sample(request: Request, judging: JudgeSettings | None, progress: bool = True, block: int | None = None) -> Drawn:
     """Draw what the folder lacks, and grade it.
 
     Args:
         request: What is asked for.
         judging: The judge; None to grade nothing now.
         progress: Show a bar on standard error.
+        block: As `draw` takes it.
 
     Raises:
         RequestError: The request cannot be carried out; the folder is as it was.
@@ -118,17 +125,26 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     judge = make_judge(judging) if judging else None
     if judge:
         judge.preflight()
-    engine = make_engine(request.engine, path, style, request.chat, request.sampling, base_url=request.base_url)
-    store = SampleStore(request.folder)
-    settings = settings_of(engine.identity, name, request.split, judge)
     grade = grading(judge, style) if judge else None
+    store = SampleStore(request.folder)
     try:
-        with alone(request.folder):  # two at once would draw one sample twice
-            store.begin(settings, [question.id for question in questions], request.n, sharding)
-            samples = draw(store, questions, request.n, engine, grade, style, progress=progress)
+        with _engine(request, path, style) as engine:
+            settings = settings_of(engine.identity, name, request.split, judge)
+            with alone(request.folder):  # two at once would draw one sample twice
+                store.begin(settings, [question.id for question in questions], request.n, sharding)
+                samples = draw(store, questions, request.n, engine, grade, style, block=block, progress=progress)
     except KeyboardInterrupt:
         raise WorkError(f"interrupted; the same command goes on from what is kept in {request.folder}") from None
     return Drawn(request.folder, samples, count(samples), passes(samples, request.n) if judge else ())
+
+
+def _engine(request: Request, path: str, style: Style) -> AbstractContextManager[Engine]:
+    """What draws: here, or on the workers of a cluster, where a folder is found by its whole path."""
+    if request.cluster and Path(path).is_dir():
+        path = str(Path(path).resolve())
+    settings = request.chat, request.sampling
+    make = partial(make_engine, request.engine, path, style, *settings, base_url=request.base_url)
+    return cluster_engine(request.cluster, make) if request.cluster else nullcontext(make())
 
 
 def _sharding(request: Request, every: Sequence[Question]) -> Sharding | None:
