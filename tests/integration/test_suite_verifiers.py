@@ -9,7 +9,7 @@ import subprocess
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -82,8 +82,8 @@ def run(verifiers_bin, tmp_path_factory):
 class Done(NamedTuple):
     """What came of each request, the models that were asked, and the judge that broke down."""
 
-    answers: dict
-    models: dict
+    answers: dict[str, Any]
+    models: dict[str, JudgeServer]
     judge: JudgeServer
 
 
