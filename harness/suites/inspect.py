@@ -11,7 +11,7 @@ see what is unscored. And Inspect's hf provider draws at random, also at tempera
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -105,7 +105,7 @@ def deduplicated(
             grader.preflight()
         else:
             warn_once(NO_JUDGE_HINT)
-    scorers = {
+    scorers: dict[str, Callable[[], Scorer]] = {
         "judge_correct": lambda: judge_correct(style, judge),
         "not_attempted": not_attempted,
         "judge_failed": judge_failed,

@@ -31,7 +31,7 @@ def test_the_literal_inspect_command_scores_a_real_model(small_model, tmp_path, 
     assert (log.status, log.eval.task) == ("success", "closedbook/worldfacts_dedup")
     asked = load_questions("worldfacts", "test")[:8]
     for sample, question in zip(log.samples, asked, strict=True):
-        assert [{"role": m.role, "content": m.content} for m in sample.input] == messages(question.question)
+        assert [{"role": m.role, "content": m.text} for m in sample.messages[:-1]] == messages(question.question)
         said = sample.output.completion
         found = metrics([Answer(extract_answer(said, "direct"))], question.answers)
         assert said.strip()

@@ -53,6 +53,25 @@ def test_what_decided_an_answer_is_a_rule_or_the_model():
         assert llm(server, without=list(RULES)).decided_by(*triples("William Shakespeare")) == "model"
 
 
+def test_what_the_model_was_asked_and_replied_can_be_seen_and_is_nothing_where_a_rule_decided():
+    with JudgeServer(lambda prompt: "Verdict: 1.0") as server:
+        judge = llm(server)
+        asked, ruled = triples("the Bard", "William Shakespeare")
+        assert judge.exchange(asked) == (build_messages(asked, RUBRICS["binary"]), None)
+        judge.grade([asked, ruled])
+        assert judge.exchange(asked) == (build_messages(asked, RUBRICS["binary"]), "Verdict: 1.0")
+        assert judge.exchange(ruled) is None
+
+
+def test_a_failure_carries_all_of_the_reply_and_is_no_other_failure_for_it():
+    said = "perhaps, " * 30
+    with JudgeServer(lambda prompt: said) as server:
+        (failure,) = llm(server).grade([PARIS])
+    assert isinstance(failure, JudgeFailure)
+    assert failure.reply == said
+    assert failure == JudgeFailure(failure.reason, failure.detail)
+
+
 def test_a_reply_is_remembered_in_the_file_that_the_settings_name(tmp_path):
     with JudgeServer(lambda prompt: "1.0") as server:
         for _ in range(2):

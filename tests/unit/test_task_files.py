@@ -39,7 +39,8 @@ def test_every_benchmark_says_how_it_is_generated(name):
 
 
 def test_files_of_ones_own_say_it_themselves(home):
-    (home / "_base").write_text("class: !function a.b\ngeneration_kwargs: {temperature: 1, max_gen_toks: 9, until: [x]}\n")
+    stated = "{temperature: 1, max_gen_toks: 9, until: [x]}"
+    (home / "_base").write_text(f"class: !function a.b\ngeneration_kwargs: {stated}\n")
     (home / "mine_dedup.yaml").write_text("include: _base\ntask: mine_dedup\n")
     assert generation("mine", "direct") == Generation(1.0, 9, ("x",))
 
