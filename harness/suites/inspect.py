@@ -1,9 +1,9 @@
 """The tasks in Inspect: `closedbook/popqa_dedup` and its siblings, found by Inspect's entry point.
 
 Each score has the name of the metric that it is in lm-eval, and the same value. What would surprise: Inspect scores
-sample by sample, while a judge takes many answers at once, so answers that wait are judged together. A judge's failure
-is an unscored sample to Inspect and leaves the mean; how many there were is a score of its own, because metrics do not
-see what is unscored. And Inspect's hf provider draws at random, also at temperature 0, unless it is told otherwise.
+sample by sample, so answers are judged together as they arrive. A judge's failure is an unscored sample to Inspect and
+leaves the mean; how many there were is a score of its own, because metrics do not see what is unscored. And Inspect's
+hf provider draws at random, also at temperature 0, unless it is told otherwise.
 
     $ inspect eval closedbook/popqa_dedup --model hf/local -M model_path=MODEL
 """
@@ -11,13 +11,11 @@ see what is unscored. And Inspect's hf provider draws at random, also at tempera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import anyio
-import anyio.to_thread
 from inspect_ai import Task, task
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -54,6 +52,7 @@ from closedbook.harness.judge import (
     judge_settings,
     make_judge,
 )
+from closedbook.harness.judge.arrivals import Arrivals
 from closedbook.harness.judge.settings import NO_JUDGE_HINT
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.metrics import Answer, metric_names, metrics
@@ -246,51 +245,14 @@ def _why(failure: JudgeFailure) -> str:
     return f"{failure.reason}: {failure.detail}"
 
 
-class _Waiting:
-    """An answer that is to be judged."""
-
-    def __init__(self, triple: Triple) -> None:
-        self.triple = triple
-        self.judged: Judged | None = None
-
-
-class Together:
-    """A judge that is asked from many samples at once: whoever finds it free brings all that wait.
-
-    So the judge's own limits hold, of concurrency, rate and budget, and one thread at a time uses it.
-    """
-
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
-        self._waiting: list[_Waiting] = []
-        self._free = anyio.Lock()
-
-    async def judged(self, triple: Triple) -> Judged:
-        """What the judge says of one answer."""
-        mine = _Waiting(triple)
-        self._waiting.append(mine)
-        async with self._free:
-            if mine.judged is None:
-                batch = list(self._waiting)
-                found = await anyio.to_thread.run_sync(self._judge_all, [waiting.triple for waiting in batch])
-                for waiting, judged in zip(batch, found, strict=True):
-                    waiting.judged = judged
-                del self._waiting[: len(batch)]  # others have come meanwhile, behind them
-        assert mine.judged is not None
-        return mine.judged
-
-    def _judge_all(self, triples: Sequence[Triple]) -> list[Judged]:
-        graded = self._judge.grade(triples, quiet=True)
-        return [self._explained(triple, judgement) for triple, judgement in zip(triples, graded, strict=True)]
-
-    def _explained(self, triple: Triple, judgement: Judgement) -> Judged:
-        by, exchange = self._judge.decided_by(triple), None
-        if isinstance(self._judge, LLMJudge):
-            exchange = self._judge.exchange(triple)
-        if exchange is None:
-            return Judged(judgement, by)
-        reply = judgement.reply if isinstance(judgement, JudgeFailure) else exchange.reply
-        return Judged(judgement, by, exchange.messages, reply)
+def _judged(judge: Judge, triple: Triple, judgement: Judgement) -> Judged:
+    by, exchange = judge.decided_by(triple), None
+    if isinstance(judge, LLMJudge):
+        exchange = judge.exchange(triple)
+    if exchange is None:
+        return Judged(judgement, by)
+    reply = judgement.reply if isinstance(judgement, JudgeFailure) else exchange.reply
+    return Judged(judgement, by, exchange.messages, reply)
 
 
 def _answer(state: TaskState, style: Style) -> str:
@@ -319,11 +281,12 @@ def judge_correct(style: Style = "direct", judge: Stated = None) -> Scorer:
     settings = judge_settings({"judge": judge})
     if settings is None:
         raise RequestError(NO_JUDGE_HINT)
-    together = Together(make_judge(settings))
+    arrivals = Arrivals(make_judge(settings))
 
     async def score(state: TaskState, target: Target) -> Score:
         answer = _answer(state, style)
-        judged = await together.judged(Triple(state.metadata["question"], tuple(target.target), answer))
+        triple = Triple(state.metadata["question"], tuple(target.target), answer)
+        judged = _judged(arrivals.judge, triple, await arrivals.grade(triple))
         transcript().info(judged.told, source="judge")
         return judged.score(answer)
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ["bm25s", "datasets", "inspect_ai", "lm_eval", "openai", "pandas", "pyarrow", "scipy", "torch", "transformers"]
-# Their classes derive from lm-eval's and verifiers', or their functions are decorated by a suite, so they are not light.
+# Their classes derive from lm-eval's and verifiers', or Inspect decorates their functions, so they are not light.
 NOT_LIGHT = {f"closedbook.harness.{name}" for name in ("task", "testing", "suites.inspect", "suites.verifiers")}
 
 

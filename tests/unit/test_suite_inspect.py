@@ -21,7 +21,8 @@ from inspect_ai.model import GenerateConfig, ModelOutput, ModelUsage, get_model
 from closedbook.harness.compare import gold_group
 from closedbook.harness.errors import RequestError, warn_once
 from closedbook.harness.files import tasks_dir
-from closedbook.harness.judge import NO_JUDGE_HINT, judge_settings, make_judge
+from closedbook.harness.judge import judge_settings, make_judge
+from closedbook.harness.judge.settings import NO_JUDGE_HINT
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.prompts import messages, question_prompt
 from closedbook.harness.provenance import Provenance, result_provenance, write_provenance
