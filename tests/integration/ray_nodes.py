@@ -5,6 +5,7 @@ Each node has an address of its own, 127.0.0.2 and so on: Ray takes 127.0.0.1 fo
 
 import os
 import sys
+from typing import Any
 
 STARTED = {"object_store_memory": 80_000_000, "include_dashboard": False}
 
@@ -20,7 +21,7 @@ def main(folder: str, nodes: int) -> None:
 
     head = {"node_ip_address": "127.0.0.2", "num_cpus": 1, "temp_dir": folder}
     cluster = Cluster(initialize_head=True, head_node_args=STARTED | head)
-    there: dict[str, object] = {}
+    there: dict[str, Any] = {}
 
     def add():
         address = f"127.0.0.{3 + len(there)}"

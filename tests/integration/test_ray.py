@@ -249,8 +249,8 @@ for out, n, address in runs:
 
 def drawing(model, limit, tokens, block, *runs):
     """Arguments of that code: runs are folders, with the samples of a question and the cluster's address."""
-    runs = [[str(out), n, address] for out, n, address in runs]
-    return [json.dumps(each) for each in (str(model), limit, tokens, block, *runs)]
+    stated = ([str(out), n, address] for out, n, address in runs)
+    return [json.dumps(each) for each in (str(model), limit, tokens, block, *stated)]
 
 
 def same_samples(one, other):
