@@ -6,11 +6,11 @@ The command line lives in the harness, which never imports training; heavy impor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ from closedbook.harness.cli import (
 )
 from closedbook.harness.errors import RequestError, Unfinished
 from closedbook.training.recipe_fields import Method
+
+if TYPE_CHECKING:
+    from closedbook.training.stages import Stage
+    from closedbook.training.study_recipe import Study
 
 
 def train_command(
@@ -197,6 +201,16 @@ def reproduce_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print every stage, its work and its judge calls at most, and end.")
     ] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Print what it would cost on GPUs, by assumed rates, and end: docs/scale.md.")
+    ] = False,
+    machines: Annotated[
+        list[int] | None, typer.Option(min=1, help="With --cost: machines of eight GPUs; may be repeated. [1, 8, 64]")
+    ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="With --cost: another rate, or its best and worst, such as price=2..4."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """The whole study from one recipe: data, base model, samples, every method, every analysis, one report.
@@ -207,10 +221,12 @@ def reproduce_command(
     Example: `closedbook reproduce --config study_cpu --smoke`, then without `--smoke`; `--status` beside it.
     """
     _check_installed()
-    if again and (status or dry_run):
+    if again and (status or dry_run or cost):
         raise RequestError(
-            "--from removes what stages have made, and --status and --dry-run only show; give one of them"
+            "--from removes what stages have made, and --status, --dry-run and --cost only show; give one of them"
         )
+    if (machines or rate) and not cost:
+        raise RequestError("--machines and --rate change what --cost prints; give it too")
     from closedbook.training.stage_runs import forget, run
     from closedbook.training.stages import describe
     from closedbook.training.study import study_graph
@@ -219,6 +235,9 @@ def reproduce_command(
     study = load_study(config, overrides or (), smoke)
     graph = study_graph(study, (out or Path("runs") / f"{study.name}{'_smoke' if smoke else ''}").expanduser())
     names = graph.named(only) if only else list(graph.stages)
+    if cost:
+        _show_cost(study, [graph.stages[name] for name in names], machines or [1, 8, 64], rate or (), as_json)
+        return
     if status or dry_run:
         rows = describe(graph, names)
         if as_json:
@@ -240,6 +259,53 @@ def reproduce_command(
         print_json(describe(graph, names))
     else:
         typer.echo(f"{len(names)} stages are done in {graph.out}")
+
+
+def _show_cost(
+    study: Study, stages: Sequence[Stage], machines: Sequence[int], rates: Sequence[str], as_json: bool
+) -> None:
+    from closedbook.training.cost import PHASES, assumptions, report
+    from closedbook.training.recipes import load_recipe
+
+    recipe, *changes = study.methods[study.main]
+    found = report(stages, load_recipe(recipe, changes), assumptions(rates), sorted(set(machines)))
+    if as_json:
+        print_json(found)
+        return
+    work = [[name.replace("_", " "), _range(number)] for name, number in found["work"].items()]
+    print_table(f"{study.name}: the work, at most; best case - worst case", ["of the whole study", "number"], work)
+    print_table(
+        "The study: stages side by side, one on each machine of eight GPUs",
+        ["machines", "hours", "GPU hours", "$", "takes most of the time"],
+        [
+            [row["machines"], *(_range(row[name]) for name in ("hours", "gpu_hours", "dollars")), _leading(row)]
+            for row in found["study"]
+        ],
+    )
+    print_table(
+        f"One round of {study.main} over all machines: seconds",
+        ["machines", *PHASES],
+        [[row["machines"], *(_range(row[phase]) for phase in PHASES)] for row in found["round"]],
+    )
+    print_table(
+        "Assumed, not measured on a GPU here; --rate NAME=VALUE states another",
+        ["rate", "best", "worst", "", "source"],
+        [[name, f"{of['best']:,g}", f"{of['worst']:,g}", of["unit"], of["source"]] for name, of in found["assumed"].items()],
+    )
+
+
+def _range(number: float | Sequence[float]) -> str:
+    """A number, or two, with two significant digits; counts of work in full."""
+    if isinstance(number, int | float):
+        return f"{number:,.0f}"
+    shown = [f"{float(f'{of:.2g}'):,.10g}" for of in number]
+    return shown[0] if shown[0] == shown[-1] else " - ".join(shown)
+
+
+def _leading(row: Mapping[str, Any]) -> str:
+    """The largest share of the machines' time, in both cases."""
+    named = [f"{of} ({100 * shares[of]:.0f} %)" for of, shares in zip(row["bottleneck"], row["shares"], strict=True)]
+    return " - ".join(dict.fromkeys(named))
 
 
 @contextmanager

@@ -22,6 +22,22 @@ from closedbook.harness.errors import RequestError
 from closedbook.harness.files import busy, write_text
 
 
+class Amount(NamedTuple):
+    """Work in numbers, for an estimate of its cost (cost.py).
+
+    Attributes:
+        samples: Texts that a model writes.
+        trained: Texts that it is trained on.
+        rounds: Rounds of rollouts, each of which waits for the one before.
+        calls: To a judge, if it were asked about every text.
+    """
+
+    samples: float = 0
+    trained: float = 0
+    rounds: float = 0
+    calls: float = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One command.
@@ -36,6 +52,7 @@ class Stage:
         empty: Whether there is nothing to do and to make; asked when its turn comes.
         work: How much it does, in words.
         calls: Calls to a judge, at most.
+        amount: How much it does, in numbers: at most, but of a training on one bucket the share that it has on average.
         launch: Arguments of `accelerate launch`, where several processes run it.
     """
 
@@ -48,6 +65,7 @@ class Stage:
     empty: Callable[[], bool] | None = None
     work: str = ""
     calls: int = 0
+    amount: Amount = Amount()
     launch: tuple[str, ...] = ()
 
 

@@ -27,6 +27,7 @@ from closedbook.harness.judge.calibration import chosen_labels
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.manifests import SPLITS, read_manifest
 from closedbook.harness.small_model import require_folder
+from closedbook.harness.study.accessibility import bucket_names
 from closedbook.harness.study.likelihood import LEAST
 from closedbook.harness.study.tables import ENDS
 from closedbook.training.accelerate import accelerate_dir, accelerate_names
@@ -35,7 +36,7 @@ from closedbook.training.examples import bucket_ids
 from closedbook.training.plan import plan
 from closedbook.training.recipe_fields import Method
 from closedbook.training.recipes import inline, load_recipe, published
-from closedbook.training.stages import Graph, Stage
+from closedbook.training.stages import Amount, Graph, Stage
 from closedbook.training.study_recipe import BASE, Attribution, Study, judge_stated
 
 NO_FIGURE = ("buckets", "flips")  # analyses that are tables alone
@@ -74,7 +75,7 @@ def _stages(study: Study, out: Path) -> Iterator[Stage]:
         command = ("judge", "calibrate", study.labels, "--out", str(made), *judge_flags(study.judge))
         calls = 0 if study.judge.kind == "rules" else labels
         work = f"{labels:,} answers that people have graded"
-        yield Stage("judge", command, makes=(made,), reads=(study.labels,), work=work, calls=calls)
+        yield Stage("judge", command, makes=(made,), reads=(study.labels,), work=work, calls=calls, amount=Amount(calls=calls))
     last: list[str] = []
     for name, model in study.models.items():
         for stage in _Model(study, out, name, model).stages():
@@ -192,11 +193,14 @@ class _Model:
         part = subset and {**subset, "buckets": Path(subset["buckets"]).name}
         training = _training(base, (*changed, *_subset(part)), at_most=subset is not None)
         changed += [*_subset(subset), f"output_dir={inline(str(folder))}"]
+        amount = training.amount
+        if subset:  # the buckets part the questions, so that over all of them the average is right
+            amount = Amount(*(number / len(bucket_names(self.study.samples.n)) for number in amount))
         stage = self.stage("train", name)
         yield Stage(
             stage, ("train", training.method, "--config", base, *changed, "--resume"), ("dedup", *after), (folder,),
             stated=training.stated, empty=empty, work=training.work, calls=training.calls,
-            launch=_launch(self.study.launch),
+            amount=amount, launch=_launch(self.study.launch),
         )  # fmt: skip
         yield replace(self.evaluation(name, str(folder), self.study.tasks, (stage,)), empty=empty)
 
@@ -210,7 +214,8 @@ class _Model:
             command, after = (*command, "--calibration", str(self.root / "judge.json")), (*after, "judge")
         asked = [_count(task.partition("_")[0], "test", self.study.limit) for task in tasks.split(",")]
         calls = sum(asked) if self.paid else 0
-        return Stage(self.stage("eval", name), command, after, (folder,), work=f"{sum(asked):,} questions", calls=calls)
+        work, amount = f"{sum(asked):,} questions", Amount(samples=sum(asked), calls=calls)
+        return Stage(self.stage("eval", name), command, after, (folder,), work=work, calls=calls, amount=amount)
 
     def sampling(self, name: str, model: str, benchmark: str, split: str, n: int, after: str) -> Stage:
         """Samples of a split."""
@@ -223,7 +228,8 @@ class _Model:
         )  # fmt: skip
         work = f"{questions:,} questions x {n} = {questions * n:,} samples"
         calls = questions * n if self.paid else 0
-        return Stage(self.stage("samples", name), command, (after,), (folder,), work=work, calls=calls)
+        amount = Amount(samples=questions * n, calls=calls)
+        return Stage(self.stage("samples", name), command, (after,), (folder,), work=work, calls=calls, amount=amount)
 
     def sampled(self, benchmark: str, split: str) -> int:
         """How many questions of a split are sampled: of test, none that is not asked greedily too."""
@@ -240,7 +246,8 @@ class _Model:
         )  # fmt: skip
         work = f"the likeliest answers to {asked:,} questions"
         calls = asked * round(1 / LEAST) if self.paid else 0  # no question has more answers that are as likely
-        return Stage(self.stage("likelihood", name), command, (after,), (to,), work=work, calls=calls)
+        amount = Amount(calls=calls)
+        return Stage(self.stage("likelihood", name), command, (after,), (to,), work=work, calls=calls, amount=amount)
 
     def analysis(self, name: str, benchmark: str, *words: str | _Made) -> Stage:
         """A table and a figure of what others have made, each of which is done before."""
@@ -301,12 +308,13 @@ def _method(recipe: str) -> Method:
 
 
 class _Training(NamedTuple):
-    """What a recipe comes to: its method, what is published of it, what it takes in words, its judge calls."""
+    """What a recipe comes to: its method, what is published of it, what it takes in words and in numbers."""
 
     method: str
     stated: str
     work: str
     calls: int
+    amount: Amount
 
 
 @cache
@@ -318,7 +326,13 @@ def _training(base: str, changed: tuple[str, ...], at_most: bool) -> _Training:
     most = "at most " if at_most or planned.steps_at_most else ""
     rollouts = f", {planned.rollouts:,} rollouts" if planned.rollouts else ""
     stated = json.dumps(published(recipe), sort_keys=True)
-    return _Training(recipe.method, stated, f"{most}{planned.steps:,} steps{rollouts}", planned.judge_calls)
+    amount = Amount(
+        samples=planned.rollouts,
+        trained=planned.tokens_trained // (recipe.max_prompt_tokens + recipe.max_new_tokens),
+        rounds=planned.rollouts // planned.batch.generated if recipe.method == "grpo" else 0,
+        calls=planned.judge_calls,
+    )
+    return _Training(recipe.method, stated, f"{most}{planned.steps:,} steps{rollouts}", planned.judge_calls, amount)
 
 
 def judge_flags(judge: JudgeSettings) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 PATIENCE = 7 * 24 * 3600  # seconds for which processes wait for each other: for samples that the first one draws
+SERVER_STARTS = 1800  # seconds for which training waits for a vLLM server that is started beside it
 NEWER = {"gradient_checkpointing": "activation_checkpointing"}  # newer than the transformers that vLLM works with
 SCALE = {"group_std": "group", "batch_std": "batch", "unscaled": "none"}
 
@@ -141,7 +142,11 @@ def _rollouts(recipe: Recipe, batch: Batch) -> dict[str, Any]:
             "vllm_max_model_length": recipe.max_prompt_tokens + recipe.max_new_tokens,
         }
     elif recipe.vllm.mode == "server":
-        arguments |= {"vllm_mode": "server", "vllm_server_base_url": recipe.vllm.url}
+        arguments |= {
+            "vllm_mode": "server",
+            "vllm_server_base_url": recipe.vllm.url,
+            "vllm_server_timeout": SERVER_STARTS,
+        }
     return arguments
 
 

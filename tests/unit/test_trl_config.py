@@ -5,7 +5,14 @@ import pytest
 from closedbook.harness.errors import RequestError
 from closedbook.training.batches import resolve, steps_of
 from closedbook.training.recipes import load_recipe, recipe_names
-from closedbook.training.trl_config import lora_arguments, model_arguments, renamed, trl_arguments, trl_config
+from closedbook.training.trl_config import (
+    SERVER_STARTS,
+    lora_arguments,
+    model_arguments,
+    renamed,
+    trl_arguments,
+    trl_config,
+)
 
 TRAIN = 9_500  # questions
 
@@ -98,6 +105,7 @@ def test_code_of_a_model_runs_only_if_asked_for():
 def test_a_server_is_named_to_trl():
     made = config("grpo_cpu", "vllm={mode: server, url: 'http://node1:8000'}")
     assert (made.use_vllm, made.vllm_mode, made.vllm_server_base_url) == (True, "server", "http://node1:8000")
+    assert made.vllm_server_timeout == SERVER_STARTS  # TRL's 240 seconds are less than a large model takes to load
 
 
 def test_the_optimizer_is_stated_and_not_left_to_trl():
