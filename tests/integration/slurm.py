@@ -13,11 +13,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import urlopen
+
+import psutil
 
 RECORD = Path(os.environ["SLURM_RECORD"])
 STEPS = RECORD.parent / "steps"
@@ -64,7 +67,7 @@ def srun(words: Sequence[str]) -> int:
     note("srun", step=step, **vars(options), command=command)
     tasks = [
         subprocess.Popen(
-            command, env=os.environ | {"SLURM_PROCID": str(rank), "SLURMD_NODENAME": node}, start_new_session=True
+            command, env=os.environ | {"SLURM_PROCID": str(rank), "SLURMD_NODENAME": node}
         )
         for rank, node in enumerate(nodes[: options.ntasks])
     ]
@@ -72,23 +75,26 @@ def srun(words: Sequence[str]) -> int:
     (STEPS / f"{step}.new").rename(STEPS / str(step))
 
     def end(number: int, frame: object) -> None:
-        for task in tasks:
-            os.killpg(task.pid, signal.SIGKILL)
+        for member in family(str(step)):
+            member.kill()
 
     signal.signal(signal.SIGTERM, end)
     return max(abs(task.wait()) for task in tasks)
 
 
 def scancel(words: Sequence[str]) -> int:
-    """Send a signal to every process of a step: each task has a session of its own here."""
+    """Send a signal to every process of a step, which SLURM knows whatever sessions they have opened."""
     note("scancel", words=words)
     flag, of = words
-    name = flag.removeprefix("--signal=")
-    for pid in (STEPS / of.rpartition(".")[2]).read_text().split():
-        sessions = subprocess.run(["ps", "-o", "pid=", "--sid", pid], capture_output=True, text=True, check=True)
-        for member in sessions.stdout.split():
-            os.kill(int(member), signal.Signals[f"SIG{name}"])
+    for member in family(of.rpartition(".")[2]):
+        member.send_signal(signal.Signals[f"SIG{flag.removeprefix('--signal=')}"])
     return 0
+
+
+def family(step: str) -> list[psutil.Process]:
+    """The tasks of a step, and all that descend from them."""
+    tasks = [psutil.Process(int(pid)) for pid in (STEPS / step).read_text().split() if psutil.pid_exists(int(pid))]
+    return [member for task in tasks for member in (task, *task.children(recursive=True))]
 
 
 def scontrol(words: Sequence[str]) -> int:
@@ -133,6 +139,12 @@ def curl(words: Sequence[str]) -> int:
 def accelerate(words: Sequence[str]) -> int:
     """Launch workers of our own with the same options, on processes that need no GPU."""
     note("accelerate", rank=os.environ["SLURM_PROCID"], words=words)
+    if os.environ["SLURM_WORK"] == "alone":
+        return int(os.environ["SLURM_CODE"])
+    if os.environ["SLURM_WORK"] == "alone until asked":
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(int(os.environ["SLURM_CODE"])))
+        print("waiting", flush=True)
+        time.sleep(60)
     options, own = list(words[1 : words.index("-m")]), RECORD.parent / "worker.py"
     if not own.is_file():
         own.with_suffix(f".{os.getpid()}").write_text(WORKER)
