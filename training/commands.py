@@ -209,7 +209,9 @@ def reproduce_command(
     ] = None,
     rate: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="With --cost: another rate, or its best and worst, such as price=2..4."),
+        typer.Option(
+            metavar="NAME=VALUE", help="With --cost: another rate, or its best and worst, such as price=2..4."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -290,7 +292,10 @@ def _show_cost(
     print_table(
         "Assumed, not measured on a GPU here; --rate NAME=VALUE states another",
         ["rate", "best", "worst", "", "source"],
-        [[name, f"{of['best']:,g}", f"{of['worst']:,g}", of["unit"], of["source"]] for name, of in found["assumed"].items()],
+        [
+            [name, f"{of['best']:,g}", f"{of['worst']:,g}", of["unit"], of["source"]]
+            for name, of in found["assumed"].items()
+        ],
     )
 
 

@@ -38,6 +38,9 @@ class Amount(NamedTuple):
     calls: float = 0
 
 
+NO_WORK = Amount()
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One command.
@@ -65,7 +68,7 @@ class Stage:
     empty: Callable[[], bool] | None = None
     work: str = ""
     calls: int = 0
-    amount: Amount = Amount()
+    amount: Amount = NO_WORK
     launch: tuple[str, ...] = ()
 
 

@@ -75,7 +75,9 @@ def _stages(study: Study, out: Path) -> Iterator[Stage]:
         command = ("judge", "calibrate", study.labels, "--out", str(made), *judge_flags(study.judge))
         calls = 0 if study.judge.kind == "rules" else labels
         work = f"{labels:,} answers that people have graded"
-        yield Stage("judge", command, makes=(made,), reads=(study.labels,), work=work, calls=calls, amount=Amount(calls=calls))
+        yield Stage(
+            "judge", command, makes=(made,), reads=(study.labels,), work=work, calls=calls, amount=Amount(calls=calls)
+        )
     last: list[str] = []
     for name, model in study.models.items():
         for stage in _Model(study, out, name, model).stages():

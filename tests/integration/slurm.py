@@ -66,9 +66,7 @@ def srun(words: Sequence[str]) -> int:
     nodes = options.nodelist.split(",")
     note("srun", step=step, **vars(options), command=command)
     tasks = [
-        subprocess.Popen(
-            command, env=os.environ | {"SLURM_PROCID": str(rank), "SLURMD_NODENAME": node}
-        )
+        subprocess.Popen(command, env=os.environ | {"SLURM_PROCID": str(rank), "SLURMD_NODENAME": node})
         for rank, node in enumerate(nodes[: options.ntasks])
     ]
     (STEPS / f"{step}.new").write_text(" ".join(str(task.pid) for task in tasks))

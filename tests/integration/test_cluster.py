@@ -1,4 +1,4 @@
-"""The files for clusters: scripts are run with stand-ins for SLURM (slurm.py), the manifest's commands and schema looked at.
+"""The files for clusters: scripts run with stand-ins for SLURM (slurm.py), a manifest and its commands.
 
 What they start is real: `closedbook` itself, and launchers that find each other over loopback addresses, the nodes.
 """
@@ -205,9 +205,7 @@ def test_a_training_that_finishes_all_the_same_is_not_queued_again(cluster, subm
         (RECIPE, "8", "127.0.0.1", "ask for --nodes=2 or more"),
     ],
 )
-def test_a_wrong_request_ends_before_anything_is_started(
-    cluster, submitted, monkeypatch, words, gpus, nodes, said
-):
+def test_a_wrong_request_ends_before_anything_is_started(cluster, submitted, monkeypatch, words, gpus, nodes, said):
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", gpus)
     monkeypatch.setenv("SLURM_JOB_NODELIST", nodes)
     code, _, err = ended(submitted("slurm_train.sh", *words))
@@ -283,7 +281,7 @@ def in_a_pod(cluster, monkeypatch):
         monkeypatch.setenv("SLURMD_NODENAME", "127.0.0.1")
         monkeypatch.setenv("SLURM_SERVER_ENDS", "0")
         recording = cluster / "bin" / "accelerate"
-        recording.write_text((cluster / "bin" / "trl").read_text().replace('Path(sys.argv[0]).name', '"trl"'))
+        recording.write_text((cluster / "bin" / "trl").read_text().replace("Path(sys.argv[0]).name", '"trl"'))
         return subprocess.run(container["command"], cwd=cluster, capture_output=True, text=True, timeout=60)
 
     return run

@@ -60,7 +60,9 @@ def test_samples_and_answers_are_counted(tmp_path):
 
 def test_all_buckets_of_one_seed_are_one_training_on_all_questions(tmp_path):
     listed = {stage.name: stage.amount for stage in counted(tmp_path, "benchmarks=nq")}
-    of_a_seed = [amount for name, amount in listed.items() if name.startswith("qwen/train/nq/bucket_") and name.endswith("seed1")]
+    of_a_seed = [
+        amount for name, amount in listed.items() if name.startswith("qwen/train/nq/bucket_") and name.endswith("seed1")
+    ]
     assert len(of_a_seed) == 10
     assert sum(amount.samples for amount in of_a_seed) == pytest.approx(listed["qwen/train/nq/grpo"].samples)
 
@@ -190,7 +192,16 @@ def test_the_best_case_is_better_than_the_worst_on_any_number_of_machines(tmp_pa
 
 
 def test_the_command_prints_cost_and_sources_and_makes_nothing(closedbook, tmp_path):
-    words = ("reproduce", "--config", "study_paper", "benchmarks=nq", "attribution=null", "--cost", "--out", tmp_path / "out")
+    words = (
+        "reproduce",
+        "--config",
+        "study_paper",
+        "benchmarks=nq",
+        "attribution=null",
+        "--cost",
+        "--out",
+        tmp_path / "out",
+    )
     code, shown, _ = closedbook(*words)
     assert code == 0
     for text in ("takes most of the time", "nvidia.github.io", "not measured on a GPU here"):
