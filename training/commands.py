@@ -303,7 +303,8 @@ def _range(number: float | Sequence[float]) -> str:
     """A number, or two, with two significant digits; counts of work in full."""
     if isinstance(number, int | float):
         return f"{number:,.0f}"
-    shown = [f"{float(f'{of:.2g}'):,.10g}" for of in number]
+    rounded = [float(f"{of:.2g}") for of in number]
+    shown = [f"{of:,.0f}" if of >= 10 else f"{of:g}" for of in rounded]
     return shown[0] if shown[0] == shown[-1] else " - ".join(shown)
 
 

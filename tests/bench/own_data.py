@@ -9,6 +9,7 @@ Prints JSON:
 - `planted`, `planted_found`: rows that are test questions, and those of them that are matched with that question
   (target: all); `matched`: all rows that match, the planted ones among them;
 - `seconds` and `rows_per_second` of the whole command; `start_up_seconds` of the same command on one row;
+- `core_hours_a_billion_rows` at that rate, if it holds on any number of cores;
 - `peak_memory_gib`: of the command and all its processes together, shared memory counted once (PSS), every 0.2 s;
 - `cores`: how many it may use.
 """
@@ -134,6 +135,7 @@ def measured(folder: Path, count: int, against: Sequence[str], seed: int) -> dic
     train = write(folder / "train.jsonl", islice(training_rows(tests, chance), count))
     start_up = run(write(folder / "one.jsonl", tests[:1]), against, folder / "one")
     whole = run(train, against, folder / "found")
+    cores = len(os.sched_getaffinity(0))
     report = json.loads((folder / "found" / "report.json").read_text(encoding="utf-8"))
     return {
         "rows": report["rows"]["read"],
@@ -144,8 +146,9 @@ def measured(folder: Path, count: int, against: Sequence[str], seed: int) -> dic
         "seconds": round(whole.seconds, 1),
         "start_up_seconds": round(start_up.seconds, 1),
         "rows_per_second": round(count / whole.seconds),
+        "core_hours_a_billion_rows": round(1e9 * whole.seconds / count / 3600 * cores),
         "peak_memory_gib": round(whole.peak / 2**30, 2),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores,
     }
 
 
