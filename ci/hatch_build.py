@@ -13,9 +13,16 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+LINKS = {
+    "harness": "harness",
+    "training": "training",
+    "__init__.py": "harness/package.py",
+    "py.typed": "harness/py.typed",
+}
+
 
 class EditableLinks(BuildHookInterface[Any]):
-    """Lays build/editable/closedbook/{harness,training,__init__.py} as links into the checkout."""
+    """Lays build/editable/closedbook as links into the checkout."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Do nothing unless the build is an editable one."""
@@ -24,7 +31,7 @@ class EditableLinks(BuildHookInterface[Any]):
         root = Path(self.root)
         package = root / "build" / "editable" / "closedbook"
         package.mkdir(parents=True, exist_ok=True)
-        for name, source in (("harness", "harness"), ("training", "training"), ("__init__.py", "harness/package.py")):
+        for name, source in LINKS.items():
             link, target = package / name, root / source
             # one that is right stays as it is: another process may be importing through it
             if not link.is_symlink() or link.readlink() != target:

@@ -114,12 +114,16 @@ def test_the_wheel_holds_the_three_folders_and_nothing_else(checkout: Path, whee
         )
         for name in files_under(checkout / source)
     }
-    expected = expected - {"closedbook/harness/package.py"} | {"closedbook/__init__.py"}  # the same file
+    top = {
+        "closedbook/harness/package.py": "closedbook/__init__.py",
+        "closedbook/harness/py.typed": "closedbook/py.typed",
+    }
+    expected = expected - top.keys() | set(top.values())  # the same files
     assert {name for name in names_in(wheel) if ".dist-info/" not in name} == expected
 
 
 def test_the_wheel_holds_what_is_not_python(wheel: Path) -> None:
-    package = {"benchmarks.toml", "py.typed", "templates/binary.txt", "templates/direct.txt"}
+    package = {"benchmarks.toml", "templates/binary.txt", "templates/direct.txt"}
     tasks = {
         "popqa_dedup.yaml",
         "_direct_yaml",
@@ -128,8 +132,8 @@ def test_the_wheel_holds_what_is_not_python(wheel: Path) -> None:
         "worldfacts/LICENCE.md",
     }
     wanted = {f"closedbook/harness/{name}" for name in package} | {f"lm_eval/tasks/closedbook/{name}" for name in tasks}
-    training = ("py.typed", "recipes/grpo_paper.yaml", "accelerate/ddp.yaml")
-    wanted |= {f"closedbook/training/{name}" for name in training}
+    wanted |= {f"closedbook/training/{name}" for name in ("recipes/grpo_paper.yaml", "accelerate/ddp.yaml")}
+    wanted |= {"closedbook/py.typed"}  # for all that is in it
     assert wanted <= names_in(wheel)
 
 
@@ -174,14 +178,18 @@ def test_the_package_is_found_before_folders_of_the_same_name(installed: Environ
 
 
 def test_a_type_checker_sees_our_types(installed: Environment, tmp_path: Path) -> None:
-    """`closedbook` is a namespace, so each package in it has its own marker; without one there is another error."""
-    code = "import closedbook.training\nfrom closedbook.harness.questions import question_id\nquestion_id('popqa', 1)"
+    """Without the marker there would be other errors."""
+    use = "closedbook.load_environment(1)\nadvantages.signal_probability('', 1)"
+    code = f"import closedbook; from closedbook.training import advantages\n{use}"
     python = installed.folder / "bin" / "python"
     options = ("--config-file=", "--no-error-summary", "--cache-dir", os.devnull, "--python-executable", str(python))
     command = [sys.executable, "-m", "mypy", *options, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    wrong = 'Argument 2 to "question_id" has incompatible type "int"; expected "str"'
-    assert done.stdout == f"<string>:3: error: {wrong}  [arg-type]\n", done.stderr
+    wrong = {"load_environment": ("int", "str"), "signal_probability": ("str", "float")}
+    assert done.stdout.splitlines() == [
+        f'<string>:{line}: error: Argument 1 to "{name}" has incompatible type "{given}"; expected "{due}"  [arg-type]'
+        for line, (name, (given, due)) in enumerate(wrong.items(), 2)
+    ], done.stderr
 
 
 def test_the_package_offers_its_environment_to_verifiers(installed: Environment) -> None:

@@ -131,6 +131,7 @@ def test_in_a_checkout_the_tasks_are_those_that_git_sees() -> None:
 def test_outside_a_checkout_the_tasks_lie_inside_lm_eval(tmp_path: Path) -> None:
     package = tmp_path / "site-packages" / "closedbook" / "harness"
     shutil.copytree(Path(__file__).resolve().parents[2] / "harness", package)
+    shutil.copy(package / "package.py", package.parent / "__init__.py")  # as a wheel has it
     code = "from closedbook.harness.files import tasks_dir; print(tasks_dir())"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site-packages", capture_output=True, text=True, check=True
