@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ["bm25s", "datasets", "inspect_ai", "lm_eval", "openai", "pandas", "pyarrow", "scipy", "torch", "transformers"]
+HEAVY = [
+    "bm25s", "datasets", "inspect_ai", "lm_eval", "openai", "pandas", "pyarrow", "ray", "scipy", "torch", "transformers"
+]  # fmt: skip
 # Their classes derive from lm-eval's and verifiers', or Inspect decorates their functions, so they are not light.
 NOT_LIGHT = {f"closedbook.harness.{name}" for name in ("task", "testing", "suites.inspect", "suites.verifiers")}
 
