@@ -23,7 +23,7 @@ def graphs(draw):
 
 def longest(times, after):
     """The longest chain of stages that need each other."""
-    until = {}
+    until: dict[str, float] = {}
     for name in times:
         until[name] = times[name] + max((until[before] for before in after[name]), default=0)
     return max(until.values())
