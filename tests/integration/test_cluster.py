@@ -153,7 +153,7 @@ def trl_takes_what_the_server_is_started_with(cluster):
 
     (started,) = record(cluster, "trl")
     command, *words = started["words"]
-    (arguments,) = TrlParser([ScriptArguments]).parse_args_and_config(words)
+    (arguments,) = TrlParser([ScriptArguments]).parse_args_and_config(words)  # type: ignore[list-item]
     assert command == "vllm-serve"
     stated = (arguments.model, arguments.max_model_len, arguments.tensor_parallel_size, arguments.port)
     assert stated == ("Gorlim/Osric 7B", 320, 2, 8000)
