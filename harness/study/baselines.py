@@ -138,7 +138,7 @@ def baselines(
         *([_asked("chain of thought", cot, run, "cot", cost)] if cot else []),
     ]
     base = methods[0].values
-    groups = {id: gold_group(answered) for id, answered in greedy.items()}
+    groups = {id: gold_group(answered.golds) for id, answered in greedy.items()}
     tests = [_tested(base, method.values, groups) for method in methods[1:]]
     adjusted = iter(holm([test.p for test in tests if test]))
     rows: list[list[Any]] = [

@@ -79,7 +79,9 @@ def accuracy(runs: Mapping[str, Run]) -> Analysis:
 def mean_difference(before: Answers, after: Answers) -> Estimate:
     """Share right after minus share right before, with a bootstrap interval in which equal golds stay together."""
     ids = _known(before, after)
-    return bootstrapped_mean([after[id].value - before[id].value for id in ids], [gold_group(before[id]) for id in ids])
+    return bootstrapped_mean(
+        [after[id].value - before[id].value for id in ids], [gold_group(before[id].golds) for id in ids]
+    )
 
 
 def _known(*runs: Answers) -> list[str]:
@@ -125,7 +127,7 @@ def attribution(base: Answers, full: Answers, parts: Sequence[Part], questions: 
     for part in parts:
         seeds[part.name].append(part)
     ids = _known(base, full, *(part.answers for part in parts))
-    groups = [gold_group(base[id]) for id in ids]
+    groups = [gold_group(base[id].golds) for id in ids]
     whole = [full[id].value - base[id].value for id in ids]
     rows: list[list[Any]] = []
     shares: list[tuple[str, Estimate]] = []
