@@ -56,8 +56,8 @@ class Answer:
         match self.judgement:
             case None:
                 return self.text
-            case JudgeFailure(reason, detail):
-                return f"{self.text} [judge failed: {reason}: {detail}]"
+            case JudgeFailure() as failure:
+                return f"{self.text} [judge failed: {failure}]"
             case grade:
                 return f"{self.text} [{grade}]"
 

@@ -24,6 +24,7 @@ from closedbook.harness.metrics import METRICS
 from closedbook.harness.small_model import MODELS
 from closedbook.harness.sources import benchmark
 from closedbook.harness.statistics import Estimate, wilson
+from closedbook.harness.task_files import task_name
 from closedbook.training.recipe_fields import Recipe, reads
 from closedbook.training.recipes import published
 from closedbook.training.trl_config import trl_name
@@ -177,7 +178,7 @@ def _validation(validated: Mapping[int, Mapping[str, Estimate]], step: int, n: i
 
 def _scoring(recipe: Recipe) -> str:
     folder = recipe.folder.resolve().name or "."
-    tasks = ",".join(f"{name}_dedup{'_cot' if recipe.style == 'cot' else ''}" for name in recipe.benchmarks)
+    tasks = ",".join(task_name(name, recipe.style) for name in recipe.benchmarks)
     theirs = "" if recipe.chat is False else " --apply_chat_template"
     ours = {True: " --chat", False: " --no-chat", "auto": ""}[recipe.chat]
     auto = " Without a chat template, leave out `--apply_chat_template`." if recipe.chat == "auto" else ""

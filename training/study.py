@@ -30,6 +30,7 @@ from closedbook.harness.small_model import require_folder
 from closedbook.harness.study.accessibility import bucket_names
 from closedbook.harness.study.likelihood import LEAST
 from closedbook.harness.study.tables import ENDS
+from closedbook.harness.task_files import task_name
 from closedbook.training.accelerate import accelerate_dir, accelerate_names
 from closedbook.training.batches import devices
 from closedbook.training.examples import bucket_ids
@@ -100,7 +101,7 @@ class _Model:
         study, named = self.study, (*self.study.benchmarks, *self.study.also)
         yield self.evaluation(BASE, self.model, study.tasks, ("dedup",))
         if study.cot:
-            tasks = ",".join(f"{name}_dedup_cot" for name in study.benchmarks)
+            tasks = ",".join(task_name(name, "cot") for name in study.benchmarks)
             yield self.evaluation("base-cot", self.model, tasks, ("dedup",))
         for benchmark in study.benchmarks:
             yield from self.studied(benchmark)

@@ -12,10 +12,16 @@ cache is one connection, and each batch has a concurrency of its own. So one thr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from queue import SimpleQueue
+from typing import TypeVar
 
+from closedbook.harness.judge import JudgeSettings, make_judge
 from closedbook.harness.judge.verdicts import Judge, Judgement, Triple
+
+T = TypeVar("T")
 
 
 class Arrivals:
@@ -36,7 +42,11 @@ class Arrivals:
         Raises:
             RequestError, WorkError: As the judge's own `preflight`.
         """
-        await asyncio.wrap_future(self._thread.submit(self.judge.preflight))
+        await self.call(self.judge.preflight)
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """What a function gives that uses the judge, in the judge's thread."""
+        return await asyncio.wrap_future(self._thread.submit(function))
 
     async def grade(self, triple: Triple) -> Judgement:
         """The judgement of one answer; a failure is returned.
@@ -66,3 +76,9 @@ class Arrivals:
             for _, awaited in batch:
                 if not awaited.done():
                     awaited.set_exception(error)
+
+
+@cache
+def arrivals_of(settings: JudgeSettings) -> Arrivals:
+    """The judge of these settings for all of a process: equal settings are one judge, and it takes one thread."""
+    return Arrivals(make_judge(settings))

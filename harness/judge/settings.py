@@ -36,6 +36,10 @@ NO_JUDGE_HINT = (
 )
 
 
+JudgeStated = str | dict[str, Any] | None
+"""A judge as it is stated elsewhere: a kind, or settings by name; None for that of the environment."""
+
+
 class JudgeSettings(BaseModel):
     """Settings of a judge, checked; `closedbook judge settings` prints them."""
 

@@ -39,6 +39,9 @@ class JudgeFailure:
     detail: str = ""
     reply: str = field(default="", compare=False, repr=False)
 
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
 
 Judgement = Grade | JudgeFailure
 """What a judge gives for each answer."""

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 from inspect_ai import Task, task
@@ -52,8 +53,8 @@ from closedbook.harness.judge import (
     judge_settings,
     make_judge,
 )
-from closedbook.harness.judge.arrivals import Arrivals
-from closedbook.harness.judge.settings import NO_JUDGE_HINT
+from closedbook.harness.judge.arrivals import arrivals_of
+from closedbook.harness.judge.settings import NO_JUDGE_HINT, JudgeStated
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.metrics import Answer, metric_names, metrics
 from closedbook.harness.prompts import Style, extract_answer, messages
@@ -66,9 +67,6 @@ GROUP = "gold_group"  # in a sample's metadata: questions with one gold answer a
 LOADED_HERE = ("hf", "nnterp", "sglang", "transformer_lens", "vllm")  # providers that load a folder or a hub id
 LETTERS = {Grade.CORRECT: CORRECT, Grade.INCORRECT: INCORRECT, Grade.NOT_ATTEMPTED: NOANSWER}
 
-Stated = str | dict[str, Any] | None
-"""A judge as `judge_settings` takes it: a kind, or settings by name; None for that of the environment."""
-
 
 # --- tasks ---
 
@@ -77,7 +75,7 @@ def deduplicated(
     benchmark: str,
     style: Style = "direct",
     split: str = "test",
-    judge: Stated = None,
+    judge: JudgeStated = None,
     allow_contaminated: bool = False,
 ) -> Task:
     """A deduplicated benchmark as a task of Inspect, greedy unless `--temperature` is stated.
@@ -150,7 +148,7 @@ def _register(benchmark: str, style: Style) -> None:
     """Make a benchmark known to Inspect, which puts the package before its name."""
 
     @task(name=task_name(benchmark, style))
-    def of_benchmark(split: str = "test", judge: Stated = None, allow_contaminated: bool = False) -> Task:
+    def of_benchmark(split: str = "test", judge: JudgeStated = None, allow_contaminated: bool = False) -> Task:
         return deduplicated(benchmark, style, split, judge, allow_contaminated)
 
 
@@ -227,7 +225,7 @@ class Judged:
     @property
     def told(self) -> dict[str, Any]:
         """For the transcript."""
-        said = str(self.judgement) if isinstance(self.judgement, Grade) else f"failed: {_why(self.judgement)}"
+        said = str(self.judgement) if isinstance(self.judgement, Grade) else f"failed: {self.judgement}"
         told = {"judgement": said, "decided_by": self.decided_by}
         return told if self.prompt is None else {**told, "prompt": self.prompt, "reply": self.reply}
 
@@ -235,14 +233,10 @@ class Judged:
         """As Inspect counts it: a failure is unscored."""
         how = {"decided_by": self.decided_by}
         if isinstance(self.judgement, JudgeFailure):
-            why = _why(self.judgement)
+            why = str(self.judgement)
             return Score.unscored(reason="grader_failed", answer=answer, explanation=why, metadata=how)
         said = f"decided by the rule {self.decided_by!r}" if self.prompt is None else self.reply
         return Score(value=LETTERS[self.judgement], answer=answer, explanation=said, metadata=how)
-
-
-def _why(failure: JudgeFailure) -> str:
-    return f"{failure.reason}: {failure.detail}"
 
 
 def _judged(judge: Judge, triple: Triple, judgement: Judgement) -> Judged:
@@ -272,21 +266,23 @@ def share() -> Metric:
 
 
 @scorer(metrics=[accuracy(), stderr(cluster=GROUP)])
-def judge_correct(style: Style = "direct", judge: Stated = None) -> Scorer:
+def judge_correct(style: Style = "direct", judge: JudgeStated = None) -> Scorer:
     """Whether the judge calls the answer right; unscored where it failed.
 
     Raises:
-        RequestError: No judge is configured, or it is wrongly set up.
+        PrerequisiteError: No judge is configured, or it is wrongly set up.
     """
-    settings = judge_settings({"judge": judge})
-    if settings is None:
-        raise RequestError(NO_JUDGE_HINT)
-    arrivals = Arrivals(make_judge(settings))
+    with _in_one_line():
+        settings = judge_settings({"judge": judge})
+        if settings is None:
+            raise RequestError("judge_correct needs a judge; set CLOSEDBOOK_JUDGE=rules, or name one with judge=...")
+    arrivals = arrivals_of(settings)
 
     async def score(state: TaskState, target: Target) -> Score:
         answer = _answer(state, style)
         triple = Triple(state.metadata["question"], tuple(target.target), answer)
-        judged = _judged(arrivals.judge, triple, await arrivals.grade(triple))
+        judgement = await arrivals.grade(triple)
+        judged = await arrivals.call(partial(_judged, arrivals.judge, triple, judgement))
         transcript().info(judged.told, source="judge")
         return judged.score(answer)
 

@@ -5,8 +5,8 @@ verifiers finds it by the name `closedbook` (`harness/package.py` hands it on). 
 - Where the judge fails the rollout fails, since verifiers knows no rollout without a reward. Trainers leave a failed
   rollout out of its group; a 0 would teach the model about the judge's server. A run counts failed rollouts itself, so
   `max_failures` is not looked at.
-- The model is asked once, from this process. verifiers' own default is a shell in a remote sandbox, in which answers
-  can be looked up, and its harness without tools starts a process for each answer.
+- The model is asked once, from the environment's process. verifiers' own default is a shell in a remote sandbox, in
+  which answers can be looked up, and its harness without tools starts a process for each answer.
 - Train is the split unless another one is asked for. verifiers has no second data set for evaluation: name the same
   environment again with another split.
 
@@ -16,8 +16,7 @@ verifiers finds it by the name `closedbook` (`harness/package.py` hands it on). 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 import verifiers.v1 as vf
@@ -25,15 +24,15 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from pydantic import ValidationError, field_validator
 
 from closedbook.harness.errors import RequestError, WorkError
-from closedbook.harness.judge import JudgeFailure, JudgeSettings, Triple, judge_settings, make_judge
-from closedbook.harness.judge.arrivals import Arrivals
+from closedbook.harness.judge import JudgeFailure, JudgeSettings, Triple, judge_settings
+from closedbook.harness.judge.arrivals import arrivals_of
+from closedbook.harness.judge.settings import JudgeStated
 from closedbook.harness.manifests import Split, load_questions
 from closedbook.harness.metrics import Answer, metric_names, metrics
 from closedbook.harness.prompts import Style, extract_answer, question_prompt
 from closedbook.harness.sources import benchmark as benchmark_of
 
 REWARD = "judge_correct"
-JudgeChoice = str | dict[str, Any] | None
 
 
 class QuestionData(vf.TaskData):
@@ -51,11 +50,11 @@ class ScoringConfig(vf.TaskConfig):
         judge: Settings of the judge, or its kind; None for the environment's, CLOSEDBOOK_JUDGE and the like, or rules.
     """
 
-    judge: JudgeChoice = None
+    judge: JudgeStated = None
 
     @field_validator("judge")
     @classmethod
-    def _can_be_had(cls, stated: JudgeChoice) -> JudgeChoice:
+    def _can_be_had(cls, stated: JudgeStated) -> JudgeStated:
         try:
             _settings(stated)
         except RequestError as error:
@@ -80,7 +79,7 @@ class QuestionTask(vf.Task[QuestionData, vf.State, ScoringConfig]):
         """
         settings = _settings(self.config.judge)
         text, golds = extract_answer(trace.last_reply, self.data.style), self.data.answers
-        arrivals = _arrivals(settings)
+        arrivals = arrivals_of(settings)
         judgement = await arrivals.grade(Triple(self.data.question, golds, text))
         answer = Answer(text, judgement)
         values = metrics([answer], golds)
@@ -88,7 +87,7 @@ class QuestionTask(vf.Task[QuestionData, vf.State, ScoringConfig]):
         noted = [name for name in metric_names(settings.prompt) if name != REWARD and not math.isnan(values[name])]
         trace.record_metrics({name: values[name] for name in noted})
         if isinstance(judgement, JudgeFailure):
-            raise WorkError(f"the judge failed: {judgement.reason}: {judgement.detail}")
+            raise WorkError(f"the judge failed: {judgement}")
         return values[REWARD]
 
 
@@ -177,14 +176,14 @@ class ClosedbookEnv(vf.SingleAgentEnv, vf.Env[ClosedbookEnvConfig]):
         Raises:
             RequestError, WorkError: It cannot work.
         """
-        await _arrivals(_settings(self.config.taskset.task.judge)).preflight()
+        await arrivals_of(_settings(self.config.taskset.task.judge)).preflight()
 
 
 def load_environment(
     benchmark: str = "worldfacts",
     split: Split = "train",
     style: Style = "direct",
-    judge: str | Mapping[str, Any] | None = None,
+    judge: JudgeStated = None,
 ) -> ClosedbookEnv:
     """The environment that `verifiers.v1.load_environment` makes of such a configuration.
 
@@ -198,7 +197,7 @@ def load_environment(
         RequestError: No such benchmark, split or style, or a judge that is wrongly set up.
     """
     chosen = {"benchmark": benchmark, "split": split, "style": style}
-    task = {"judge": dict(judge) if isinstance(judge, Mapping) else judge}
+    task = {"judge": judge}
     try:
         config = vf.resolve_env_config({"taskset": {"id": "closedbook", "task": task, **chosen}})
     except ValidationError as error:
@@ -209,12 +208,6 @@ def load_environment(
     return env
 
 
-def _settings(stated: JudgeChoice) -> JudgeSettings:
+def _settings(stated: JudgeStated) -> JudgeSettings:
     """Settings of the judge: as stated, the environment's, or rules."""
     return judge_settings({"judge": stated}, "rules")
-
-
-@cache
-def _arrivals(settings: JudgeSettings) -> Arrivals:
-    """The judge of these settings; one for all rollouts of a process."""
-    return Arrivals(make_judge(settings))

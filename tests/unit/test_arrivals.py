@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from closedbook.harness.errors import WorkError
-from closedbook.harness.judge import Grade, JudgeFailure, RulesJudge, Triple
-from closedbook.harness.judge.arrivals import Arrivals
+from closedbook.harness.judge import Grade, JudgeFailure, JudgeSettings, RulesJudge, Triple
+from closedbook.harness.judge.arrivals import Arrivals, arrivals_of
 
 WAIT = 30  # seconds
 
@@ -124,3 +124,20 @@ def test_the_preflight_is_the_judges():
 def test_one_judge_serves_one_event_loop_after_another():
     arrivals = Arrivals(RulesJudge())
     assert [asyncio.run(arrivals.grade(about("Shakespeare"))) for _ in range(2)] == [Grade.CORRECT] * 2
+
+
+def test_equal_settings_are_one_judge_in_one_thread():
+    assert arrivals_of(JudgeSettings(kind="rules")) is arrivals_of(JudgeSettings(kind="rules"))
+    assert arrivals_of(JudgeSettings(kind="rules")) is not arrivals_of(JudgeSettings(kind="rules", prompt="simpleqa"))
+
+
+def test_what_else_uses_the_judge_runs_in_its_thread():
+    judge = Slow()
+    judge.go.set()
+    arrivals = Arrivals(judge)
+
+    async def run():
+        await arrivals.grade(about("Kyd"))
+        return await arrivals.call(threading.get_ident)
+
+    assert {asyncio.run(run())} == judge.threads

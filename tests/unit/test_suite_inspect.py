@@ -11,23 +11,24 @@ from statistics import mean
 from typing import Any
 
 import pytest
-import yaml
 from inspect_ai import Epochs, eval, score
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai._util.registry import registry_lookup
 from inspect_ai.log import resolve_sample_attachments
 from inspect_ai.model import GenerateConfig, ModelOutput, ModelUsage, get_model
+from transformers import AutoTokenizer
 
 from closedbook.harness.compare import gold_group
-from closedbook.harness.errors import RequestError, warn_once
-from closedbook.harness.files import tasks_dir
+from closedbook.harness.errors import warn_once
 from closedbook.harness.judge import judge_settings, make_judge
+from closedbook.harness.judge.arrivals import arrivals_of
 from closedbook.harness.judge.settings import NO_JUDGE_HINT
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.prompts import messages, question_prompt
 from closedbook.harness.provenance import Provenance, result_provenance, write_provenance
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.suites.inspect import deduplicated, judge_correct
+from closedbook.harness.task_files import generation
 from closedbook.harness.testing import JudgeServer, write_tiny_model
 
 # inspect_ai 0.3.285 leaves streams of its own open, and gives tenacity 9.2 an argument by its old name
@@ -127,11 +128,13 @@ def test_the_model_is_asked_what_the_prompt_function_says(run, style):
 
 @pytest.mark.parametrize("style", ["direct", "cot"])
 def test_generation_is_that_of_the_lm_eval_task(run, style):
-    text = (tasks_dir() / f"_{style}_yaml").read_text(encoding="utf-8").replace("!function", "")
-    stated = yaml.safe_load(text)["generation_kwargs"]
+    stated = generation("worldfacts", style)
     sent = events(run("x", TASK + "_cot" * (style == "cot"), limit=1).samples[0], "model")[0].config
-    assert (sent.temperature, sent.max_tokens) == (stated["temperature"], stated["max_gen_toks"])
-    assert sent.stop_seqs == stated["until"]
+    assert (sent.temperature, sent.max_tokens, sent.stop_seqs) == (
+        stated.temperature,
+        stated.max_tokens,
+        [*stated.stop],
+    )
 
 
 def test_another_temperature_can_be_stated(run):
@@ -312,6 +315,7 @@ def test_an_unreachable_judge_stops_the_run_before_the_model_is_asked(run):
 
 def test_the_tasks_of_a_run_ask_the_judge_for_one_known_answer_only(run):
     make_judge.cache_clear()
+    arrivals_of.cache_clear()
     with JudgeServer(lambda prompt: "1.0") as server:
         for _ in range(2):
             run("x", limit=1, judge=server_judge(server))
@@ -330,7 +334,7 @@ def test_a_log_can_be_scored_again_by_another_judge(run):
 
 
 def test_a_log_is_not_scored_by_no_judge():
-    with pytest.raises(RequestError, match="no judge is configured"):
+    with refused("judge_correct needs a judge; set CLOSEDBOOK_JUDGE=rules, or name one"):
         judge_correct()
 
 
@@ -420,3 +424,20 @@ def test_a_base_model_is_sent_the_bare_prompt_by_a_template_that_says_so(base_mo
     prompt = question_prompt(QUESTIONS[0].question)
     assert sent_by_hf(base_model, QUESTIONS[0]) == f"user: {prompt}\n"
     assert sent_by_hf(base_model, QUESTIONS[0], chat_template="{{ messages[0].content }}") == prompt
+
+
+def test_a_chat_model_is_sent_the_prompt_through_its_template(chat_model):
+    asked = messages(QUESTIONS[0].question)
+    tokenizer = AutoTokenizer.from_pretrained(chat_model)
+    sent = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert sent_by_hf(chat_model, QUESTIONS[0]) == sent
+
+
+def test_the_models_of_a_run_ask_one_judge_in_one_thread(run):
+    make_judge.cache_clear()
+    arrivals_of.cache_clear()
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge = judge_settings({"judge": server_judge(server)})
+        run("x", limit=2, judge=server_judge(server))
+        run("y", limit=2, judge=server_judge(server))
+    assert arrivals_of.cache_info().misses == 1 and arrivals_of(judge).judge is make_judge(judge)
