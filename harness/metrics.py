@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from closedbook.harness.judge import Grade, JudgeFailure, Judgement, contains, exact_match
+from closedbook.harness.judge import Grade, Judge, JudgeFailure, Judgement, Tally, Triple, contains, exact_match
+
+log = logging.getLogger(__name__)
 
 __all__ = ["METRICS", "Answer", "Metric", "metric_names", "metrics"]
 
@@ -60,6 +63,24 @@ class Answer:
                 return f"{self.text} [judge failed: {failure}]"
             case grade:
                 return f"{self.text} [{grade}]"
+
+
+def judged_answers(
+    asked: Sequence[Sequence[Triple]], judge: Judge | None, max_failures: float, task: str
+) -> list[list[Answer]]:
+    """The answers to each question with what the judge says of them, all judged in one batch.
+
+    A share of failures above `max_failures` is said loudly: a task cannot fail a run and have it saved too.
+    """
+    triples = [triple for of_one in asked for triple in of_one]
+    judged: Sequence[Judgement | None] = [None] * len(triples)
+    if judge:
+        judged = graded = judge.grade(triples)
+        tally = Tally.of(graded)
+        if tally.failure_rate > max_failures:
+            log.error("%s: %s; judge_correct rests on the others only", task, tally)
+    judgements = iter(judged)
+    return [[Answer(triple.answer, next(judgements)) for triple in of_one] for of_one in asked]
 
 
 def metric_names(prompt: str | None) -> list[str]:

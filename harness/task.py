@@ -10,7 +10,6 @@ configured. A JudgeFailure becomes NaN in `judge_correct`, which `nanmean` leave
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
@@ -19,14 +18,12 @@ from lm_eval.api.registry import register_filter, register_metric
 from lm_eval.api.task import ConfigurableTask
 
 from closedbook.harness.errors import RequestError, warn_once
-from closedbook.harness.judge import Judge, Judgement, Tally, Triple, judge_settings, make_judge
+from closedbook.harness.judge import Judge, Triple, judge_settings, make_judge
 from closedbook.harness.judge.settings import NO_JUDGE_HINT
 from closedbook.harness.manifests import load_questions
-from closedbook.harness.metrics import METRICS, Answer, metric_names, metrics
+from closedbook.harness.metrics import METRICS, Answer, judged_answers, metric_names, metrics
 from closedbook.harness.prompts import Style, extract_answer, question_prompt
 from closedbook.harness.provenance import result_provenance
-
-log = logging.getLogger(__name__)
 
 
 class _AnswerFilter(Filter):
@@ -143,26 +140,15 @@ class ClosedbookTask(ConfigurableTask):
     def apply_filters(self) -> None:
         """Take the answers out of the responses, then judge all of them in one batch."""
         super().apply_filters()
-        answers = [instance.filtered_resps["none"] for instance in self._instances]
-        triples = [
-            Triple(instance.doc["question"], tuple(instance.doc["answers"]), text)
-            for instance, repeats in zip(self._instances, answers, strict=True)
-            for text in repeats
+        asked = [
+            [Triple(of.doc["question"], tuple(of.doc["answers"]), text) for text in of.filtered_resps["none"]]
+            for of in self._instances
         ]
-        judged: Sequence[Judgement | None] = [None] * len(triples)
-        if self.judge and not self._predicts_only:
-            graded = self.judge.grade(triples)
-            self._warn_of_failures(graded)
-            judged = graded
-        judgements = iter(judged)
-        for instance, repeats in zip(self._instances, answers, strict=True):
-            instance.filtered_resps["none"] = [Answer(text, next(judgements)) for text in repeats]
-
-    def _warn_of_failures(self, judged: Sequence[Judgement]) -> None:
-        """Say loudly that too many answers have no grade: a task cannot fail a run and have it saved too."""
-        tally = Tally.of(judged)
-        if self.judging and tally.failure_rate > self.judging.max_failures:
-            log.error("%s: %s; judge_correct rests on the others only", self.config.task, tally)
+        judge = None if self._predicts_only else self.judge
+        max_failures = self.judging.max_failures if self.judging else 0
+        judged = judged_answers(asked, judge, max_failures, self.config.task)
+        for instance, answers in zip(self._instances, judged, strict=True):
+            instance.filtered_resps["none"] = answers
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Sequence[Answer]]) -> dict[str, Any]:
         """Metrics of one document, from judgements already made."""

@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = [
     "bm25s", "datasets", "inspect_ai", "lm_eval", "openai", "pandas", "pyarrow", "ray", "scipy", "torch", "transformers"
 ]  # fmt: skip
-# Their classes derive from lm-eval's and verifiers', or Inspect decorates their functions, so they are not light.
-NOT_LIGHT = {f"closedbook.harness.{name}" for name in ("task", "testing", "suites.inspect", "suites.verifiers")}
+# Their classes derive from lm-eval's, or they stand in another suite, so they are not light.
+NOT_LIGHT = {f"closedbook.harness.{name}" for name in ("task", "testing")} | {
+    f"closedbook.harness.suites.{name}" for name in ("inspect", "lighteval", "verifiers")
+}
 
 
 def module_name(path: Path) -> str:
