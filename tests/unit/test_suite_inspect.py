@@ -1,5 +1,6 @@
 """The tasks in Inspect, through real Inspect with a scripted model, and with tiny real ones through its hf provider."""
 
+import asyncio
 import gc
 import json
 import math
@@ -415,9 +416,13 @@ def test_how_a_loaded_model_draws_can_be_stated(run, chat_model):
 
 def sent_by_hf(folder, question, **arguments):
     """The text that the hf provider makes of a question."""
-    api: Any = get_model("hf/local", model_path=str(folder), device="cpu", memoize=False, **arguments).api
     (sample,) = [sample for sample in deduplicated("worldfacts").dataset if sample.id == question.id]
-    return api.hf_chat(sample.input, [])
+
+    async def sent():  # without a loop that runs, Inspect makes one and leaves it open
+        api: Any = get_model("hf/local", model_path=str(folder), device="cpu", memoize=False, **arguments).api
+        return api.hf_chat(sample.input, [])
+
+    return asyncio.run(sent())
 
 
 def test_a_base_model_is_sent_the_bare_prompt_by_a_template_that_says_so(base_model):
@@ -431,13 +436,3 @@ def test_a_chat_model_is_sent_the_prompt_through_its_template(chat_model):
     tokenizer = AutoTokenizer.from_pretrained(chat_model)
     sent = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     assert sent_by_hf(chat_model, QUESTIONS[0]) == sent
-
-
-def test_the_models_of_a_run_ask_one_judge_in_one_thread(run):
-    make_judge.cache_clear()
-    arrivals_of.cache_clear()
-    with JudgeServer(lambda prompt: "1.0") as server:
-        judge = judge_settings({"judge": server_judge(server)})
-        run("x", limit=2, judge=server_judge(server))
-        run("y", limit=2, judge=server_judge(server))
-    assert arrivals_of.cache_info().misses == 1 and arrivals_of(judge).judge is make_judge(judge)
