@@ -139,6 +139,19 @@ def _place(node: str) -> _Place:
     return _Place(node, version("closedbook"), platform.python_version())
 
 
+def _check_same(said: _Place, here: _Place) -> None:
+    """Refuse a node with another package or another Python, but for its patches.
+
+    Raises:
+        RequestError: It is one.
+    """
+    if said.closedbook != here.closedbook or said.python.split(".")[:2] != here.python.split(".")[:2]:
+        raise RequestError(
+            f"the node {said.node} has closedbook {said.closedbook} on Python {said.python}, this machine "
+            f"{here.closedbook} on {here.python}; install the same on every node"
+        )
+
+
 @dataclass(eq=False, slots=True)
 class _Hand:
     """A worker as it is seen from here: without a place it waits for room, and then until it is ready."""
@@ -164,7 +177,8 @@ class Pool(Generic[I, R]):
     Args:
         cluster: Where.
         make: Builds a worker there: a function of a module, or a partial one, that can be pickled.
-        per: What one worker takes: a GPU (a processor where the cluster has no GPU), a processor, or a node.
+        per: What one worker takes: a GPU (a processor where the cluster has none when the pool is made), or a
+            processor; with "node" there are as many workers as nodes.
         at_once: Items under way, over all workers; None for one a worker, and then `work` is no coroutine.
 
     Raises:
@@ -185,6 +199,10 @@ class Pool(Generic[I, R]):
         self._told = False
         self._failed: Exception | None = None  # what is raised once the results beside it are taken
         gpus = self._room("GPU") if per == "gpu" else 0
+        if per == "gpu" and not gpus:
+            log.warning(
+                "the Ray cluster has no GPU now, so each worker takes a processor; start nodes with GPUs before the command"
+            )
         self._takes = {"num_cpus": 0 if gpus else 1, "num_gpus": 1 if gpus else 0}
 
     def __enter__(self) -> Pool[I, R]:
@@ -211,24 +229,26 @@ class Pool(Generic[I, R]):
         return self._identity
 
     def map(self, items: Iterable[I], ahead: int | None = None) -> Iterator[tuple[int, R]]:
-        """The number and the result of each item, as they come.
+        """The number and the result of each item, as they come; a pool has one map at a time.
 
         Args:
             items: Taken one by one, as workers become free.
-            ahead: Items that may be begun beyond the first that has no result yet; None for any number.
+            ahead: Items a worker that may be begun beyond the first that has no result yet; None for any number.
 
         Raises:
             RequestError, WorkError: What went wrong with an item, or with all workers.
         """
         source, taken, under_way = enumerate(items), 0, set[int]()
         again: deque[tuple[int, I]] = deque()  # of workers that are gone
+        # of a map that was not read to its end; its items may still be at work
         self._calls = {ref: call for ref, call in self._calls.items() if call.kind != "work"}
         for each in self._hands:
             each.busy = 0
         exhausted = False
         while True:
             while (hand := self._free()) is not None:
-                if not again and not exhausted and (ahead is None or taken < min(under_way, default=taken) + ahead):
+                most = math.inf if ahead is None else min(under_way, default=taken) + ahead * max(1, len(self._hands))
+                if not again and not exhausted and taken < most:
                     # two steps: the items may take their time, and are told when they are wanted
                     found = next(source, None)
                     exhausted = found is None
@@ -250,7 +270,7 @@ class Pool(Generic[I, R]):
                     yield call.number, result
 
     def ordered(self, items: Iterable[I], ahead: int) -> Iterator[R]:
-        """The results in the order of the items, of which at most so many are begun before the first is done."""
+        """The results in the order of the items; at most so many a worker are begun before the first is done."""
         held: dict[int, R] = {}
         wanted = 0
         for number, result in self.map(items, ahead):
@@ -386,12 +406,7 @@ class Pool(Generic[I, R]):
         hand = call.hand
         if call.kind == "hello":
             hand.place = said.node
-            here = _place("")
-            if said[1:2] != here[1:2] or said.python.split(".")[:2] != here.python.split(".")[:2]:
-                raise RequestError(
-                    f"the node {said.node} has closedbook {said.closedbook} on Python {said.python}, this machine "
-                    f"{here.closedbook} on {here.python}; install the same on every node"
-                )
+            _check_same(said, _place(""))
             self._ask(hand, "start", hand.actor.start.remote(self._make))
             return
         if self._identity is not None and (found := difference(self._identity, said)):

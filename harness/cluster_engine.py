@@ -57,9 +57,9 @@ class ClusterEngine:
         return answers
 
     def stream(self, asks: Iterable[Ask]) -> Generator[list[list[str]], None, None]:
-        """The samples of each, in order; so many are under way as there are workers."""
-        # what runs ahead waits here for what is late, and would be lost with it
-        yield from self._pool.ordered(asks, ahead=4 * self._pool.size)
+        """The samples of each, in order; each worker has one under way."""
+        # results that came early wait here for a late one, and are lost with this process
+        yield from self._pool.ordered(asks, ahead=4)
 
 
 @contextmanager

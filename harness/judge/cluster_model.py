@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from closedbook.harness.cluster import Cluster, Pool
 from closedbook.harness.errors import RequestError
+from closedbook.harness.fields import difference
 from closedbook.harness.judge.cascade import LLMJudge
 from closedbook.harness.judge.chat import (
     ChatModel,
@@ -87,6 +88,7 @@ class Loaded:
 
     def __init__(self, settings: JudgeSettings, offer: Offer) -> None:
         self._model = InProcessVLLM(settings, offer)
+        self._model.prepare([{"role": "user", "content": "1"}])  # loads it here, where a failure is told once
         self.identity: Mapping[str, str] = self._model.identity
 
     def work(self, asked: Asked) -> Said:
@@ -138,9 +140,14 @@ class ClusterModel:
             WorkError: It cannot be had now.
         """
         if isinstance(self._model, ChatServer):
-            self.close()  # workers know what the server takes from when they were made
+            self.close()  # they hold the server's settings as of their start, and `prepare` may change them
             return self._model.prepare(messages)
         ((_, said),) = self.pool.map([Asked(0, [messages])])
+        if found := difference(self.identity, self.pool.identity):
+            raise RequestError(
+                f"the judge's {found.name} is {found.second!r} on the workers and {found.first!r} here; "
+                "put the same model folder on this machine"
+            )
         return said.outcomes[0]
 
     def ask(

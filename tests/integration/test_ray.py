@@ -155,7 +155,7 @@ def test_items_of_a_lost_node_are_done_by_others_once_and_a_late_node_gets_work(
 with Pool(Cluster(sys.argv[1], workers=3), Doubles) as pool:
     for number, (double, node, pid) in pool.map(range(120)):
         print(json.dumps([number, double, node, pid]), flush=True)
-    print(json.dumps(sorted({pid for _, _, pid in pool.ordered(range(9), 4)})))
+    print(json.dumps(sorted({pid for _, _, pid in pool.ordered(range(9), 2)})))
 """
     )
     lines: list[tuple[int, int, str, int]] = []
@@ -177,7 +177,7 @@ def test_results_come_in_the_order_of_the_items_and_an_error_as_it_was_raised(cl
         POOL
         + """
 with Pool(Cluster(sys.argv[1]), Doubles) as pool:
-    print([double for double, _, _ in pool.ordered(range(12), 5)], pool.size)
+    print([double for double, _, _ in pool.ordered(range(12), 2)], pool.size)
     try:
         list(pool.map([1, -1]))
     except RequestError as error:
@@ -230,6 +230,96 @@ with Pool(Cluster(sys.argv[1], workers=2), Other) as pool:
     )
     out, _ = ran(cluster.address, code=code)
     assert re.fullmatch(r"the workers differ: model is '\S+' on \S+ and '\S+' on the others; put the same .*\n", out)
+
+
+def test_a_worker_that_cannot_be_built_is_told_in_one_line(cluster):
+    code = (
+        POOL
+        + """
+from closedbook.harness.errors import WorkError
+class Fails(Doubles):
+    def __init__(self):
+        raise ValueError("zorb is missing")
+with Pool(Cluster(sys.argv[1], workers=1), Fails) as pool:
+    try:
+        list(pool.map([1]))
+    except WorkError as error:
+        print(error)
+"""
+    )
+    out, _ = ran(cluster.address, code=code)
+    assert re.fullmatch(r"a worker on \S+ cannot start: ValueError: zorb is missing\n", out)
+
+
+def test_an_item_that_ends_every_worker_ends_the_work(cluster):
+    code = (
+        POOL
+        + """
+from closedbook.harness.errors import WorkError
+class Ends(Doubles):
+    def work(self, item):
+        os._exit(1)
+with Pool(Cluster(sys.argv[1], workers=1), Ends) as pool:
+    try:
+        list(pool.map([1]))
+    except WorkError as error:
+        print(error)
+"""
+    )
+    out, _ = ran(cluster.address, code=code)
+    assert re.fullmatch(r"6 workers ended one after the other, the last on \S+, short of memory, .* goes on\n", out)
+
+
+def test_a_late_node_draws_ahead_too(cluster):
+    cluster.lose()
+    code = (
+        POOL
+        + """
+nodes = set()
+with Pool(Cluster(sys.argv[1]), Doubles) as pool:
+    for _, node, _ in pool.ordered(range(600), 1):
+        nodes.add(node)
+        print(len(nodes), pool.size, flush=True)
+        if len(nodes) == 3:
+            break
+"""
+    )
+    with command(cluster.address, code=code) as process:
+        until(lambda: process.stdout.readline().startswith(f"{NODES - 1} "), process)
+        cluster.add()
+        out, _ = ended(process)
+    assert out.splitlines()[-1] == f"{NODES} {NODES}"
+
+
+def test_a_judges_model_that_is_another_one_on_the_workers_is_refused(cluster):
+    code = """
+import sys
+from closedbook.harness.cluster import Cluster
+from closedbook.harness.errors import RequestError
+from closedbook.harness.judge import JudgeSettings, cluster_model
+from closedbook.harness.judge.chat import Offer, Reply
+
+class Elsewhere:
+    identity = {"model": "m", "weights": "a1"}
+    def __init__(self, settings, offer):
+        pass
+    def work(self, asked):
+        return cluster_model.Said(asked.first, [Reply("1.0", 1, 1)], None)
+
+cluster_model.Loaded = Elsewhere
+model = cluster_model.ClusterModel(
+    JudgeSettings(kind="vllm", model="m"), Offer(choices=("1.0", "0.0")), Cluster(sys.argv[1], workers=1)
+)
+try:
+    model.prepare([{"role": "user", "content": "1"}])
+except RequestError as error:
+    print(error)
+model.close()
+"""
+    out, err = ran(cluster.address, code=code)
+    assert out.startswith("the judge's weights is 'a1' on the workers and 'of the hub' here; put the same model folder")
+    assert err.startswith("the Ray cluster has no GPU now, so each worker takes a processor; ")
+    assert err.count("\n") == 1
 
 
 DRAW = """
@@ -405,4 +495,5 @@ def test_an_address_without_a_cluster_is_one_line(answers, tmp_path):
     with JudgeServer(verdict) as server:
         there = judging(answers, tmp_path / "ray", server, "--engine", "ray", "--address", "127.0.0.2:9")
         _, err = ran(*there, exits=2)
-    assert "--address 127.0.0.2:9: there is no Ray cluster to join" in err
+    assert err.splitlines()[-1].startswith("closedbook: --address 127.0.0.2:9: there is no Ray cluster to join (")
+    assert err.count("closedbook: ") == 1

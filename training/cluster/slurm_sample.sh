@@ -6,7 +6,7 @@
 #
 # N, the folder of all samples, and what goes to `closedbook sample`. Shard 3 lies in FOLDER-3. The same command again draws
 # what is missing and merges anew. Options of sbatch: its own variables, or the lines below.
-# Really run by tests/integration/test_cluster.py, with a stand-in for sbatch; never run on a cluster.
+# Really run by tests/integration/test_cluster_files.py, with a stand-in for sbatch; never run on a cluster.
 set -euo pipefail
 
 case ${1:-} in

@@ -9,7 +9,7 @@
 # folder of the run, and reaches the judge. TENSOR_PARALLEL is the server's number of GPUs; it divides the model's
 # attention heads. A job that is preempted or loses a node is started again by SLURM and goes on from its last checkpoint;
 # at its time limit it saves one first. It exits with the code of the training: 2 where the request was wrong.
-# Dry-run by tests/integration/test_cluster.py; never run on a cluster.
+# Dry-run by tests/integration/test_cluster_files.py; never run on a cluster.
 #SBATCH --job-name=closedbook
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from closedbook.harness import cli
-from closedbook.harness.cluster import Actor, AsyncActor
+from closedbook.harness.cluster import Actor, AsyncActor, _check_same, _Place
 from closedbook.harness.cluster_engine import EngineWorker
 from closedbook.harness.dedup.own_cluster import Chunk, Comparer
 from closedbook.harness.dedup.own_matching import Matcher
@@ -18,7 +18,7 @@ from closedbook.harness.engines import make_engine
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.judge.chat import ChatServer, Offer
-from closedbook.harness.judge.cluster_model import Asked, Client, cluster_judge
+from closedbook.harness.judge.cluster_model import Asked, Client, Loaded, cluster_judge
 from closedbook.harness.manifests import load_questions
 from closedbook.harness.sampling import Sampling
 from closedbook.harness.testing import JudgeServer
@@ -105,6 +105,28 @@ def test_a_client_in_a_worker_says_that_no_call_can_succeed():
         (said,) = asyncio.run(asked(client(server), 1))
     assert said.outcomes[0].reason == "refused"
     assert "401" in said.refusal
+
+
+def test_a_vllm_engine_that_cannot_load_is_told_when_its_worker_starts(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    said = Actor().start(partial(Loaded, JudgeSettings(kind="vllm", model="m"), Offer(choices=("1.0", "0.0"))))
+    assert isinstance(said, RequestError)
+    assert "vllm is not installed" in str(said)
+
+
+HERE = _Place("", "0.2.0", "3.11.4")
+
+
+@pytest.mark.parametrize(
+    "other", [_Place("10.0.0.2", "0.3.0", "3.11.4"), _Place("10.0.0.2", "0.2.0", "3.12.4")], ids=["package", "python"]
+)
+def test_a_node_with_another_package_or_python_is_refused(other):
+    with pytest.raises(RequestError, match=rf"10\.0\.0\.2 has closedbook {other.closedbook} on Python {other.python}"):
+        _check_same(other, HERE)
+
+
+def test_a_node_may_have_another_patch_of_python():
+    assert _check_same(_Place("10.0.0.2", "0.2.0", "3.11.9"), HERE) is None
 
 
 def test_rules_need_no_cluster():
