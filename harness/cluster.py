@@ -201,7 +201,8 @@ class Pool(Generic[I, R]):
         gpus = self._room("GPU") if per == "gpu" else 0
         if per == "gpu" and not gpus:
             log.warning(
-                "the Ray cluster has no GPU now, so each worker takes a processor; start nodes with GPUs before the command"
+                "the Ray cluster has no GPU now, so each worker takes a processor; "
+                "start nodes with GPUs before the command"
             )
         self._takes = {"num_cpus": 0 if gpus else 1, "num_gpus": 1 if gpus else 0}
 

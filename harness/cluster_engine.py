@@ -1,21 +1,21 @@
 """Samples that are drawn on a Ray cluster: each worker has an engine, and draws whole blocks of questions.
 
-A block is what one process draws together, in the same batches, so that its samples are those of one process to the
-bit wherever the machines do the same arithmetic. What surprises: the engine's identity is the workers', so that a
+A block is what one process draws together with transformers, in the same batches, so that its samples are those of one
+process to the bit wherever the machines do the same arithmetic. With vLLM a block is smaller here than in one process.
+What surprises: the engine's identity is the workers', so that a
 folder that one process began is gone on with on a cluster, and the other way round; workers whose model is another one
 are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from closedbook.harness.cluster import Cluster, Pool
 from closedbook.harness.drawing import BLOCK, Ask, Engine
-from closedbook.harness.questions import Question
 
 
 class EngineWorker:
@@ -41,7 +41,7 @@ class ClusterEngine:
         pool: Of workers with an engine each.
     """
 
-    at_once = BLOCK  # small enough that every worker has its share, of any engine
+    at_once = BLOCK  # of any engine: small enough that every worker has its share
 
     def __init__(self, pool: Pool[Ask, list[list[str]]]) -> None:
         self._pool = pool
@@ -50,11 +50,6 @@ class ClusterEngine:
     def identity(self) -> Mapping[str, Any]:
         """That of the workers' engines; waits for the first one."""
         return self._pool.identity
-
-    def sample(self, questions: Sequence[Question], n: int, first: int) -> list[list[str]]:
-        """Samples `first` to `first + n - 1` of each question, by one worker."""
-        (answers,) = self.stream([Ask(questions, n, first)])
-        return answers
 
     def stream(self, asks: Iterable[Ask]) -> Generator[list[list[str]], None, None]:
         """The samples of each, in order; each worker has one under way."""

@@ -59,7 +59,17 @@ class Ask(NamedTuple):
 
 @runtime_checkable
 class Ahead(Protocol):
-    """What an engine has besides that works on several asks at once."""
+    """What answers as an engine does, and works on several asks at once."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """As an engine has it."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """As an engine has it."""
+        ...
 
     def stream(self, asks: Iterable[Ask]) -> Generator[list[list[str]], None, None]:
         """The samples of each, in order; some more may be under way."""
@@ -70,7 +80,7 @@ def draw(
     store: SampleStore,
     questions: Sequence[Question],
     n: int,
-    engine: Engine,
+    engine: Engine | Ahead,
     grade: Grade | None,
     style: Style = "direct",
     *,
@@ -172,7 +182,7 @@ def _held(line: QuestionSamples) -> set[int]:
     return {draw for said in line.samples for draw in said.draws}
 
 
-def _answers(engine: Engine, asks: Sequence[Ask]) -> Generator[list[list[str]], None, None]:
+def _answers(engine: Engine | Ahead, asks: Sequence[Ask]) -> Generator[list[list[str]], None, None]:
     """The samples of each ask, in order, drawn when they are wanted or ahead."""
     if isinstance(engine, Ahead):
         yield from engine.stream(asks)

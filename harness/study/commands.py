@@ -119,7 +119,7 @@ def sample_command(
         split,
         n,
         Sampling(temperature, top_p, top_k, max_new_tokens, seed),
-        names[worker_engine or "hf" if cluster else engine],
+        names[(worker_engine or "hf") if cluster else engine],
         base_url,
         "auto" if chat is None else chat,
         limit,

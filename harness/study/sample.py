@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from closedbook.harness.cluster import Cluster
 from closedbook.harness.cluster_engine import cluster_engine
-from closedbook.harness.drawing import Engine, Said, draw
+from closedbook.harness.drawing import Ahead, Engine, Said, draw
 from closedbook.harness.drawing import Grade as Grading
 from closedbook.harness.engines import EngineName, make_engine
 from closedbook.harness.errors import RequestError, WorkError
@@ -138,7 +138,7 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     return Drawn(request.folder, samples, count(samples), passes(samples, request.n) if judge else ())
 
 
-def _engine(request: Request, path: str, style: Style) -> AbstractContextManager[Engine]:
+def _engine(request: Request, path: str, style: Style) -> AbstractContextManager[Engine | Ahead]:
     """What draws: here, or on the workers of a cluster, where a folder is found by its whole path."""
     if request.cluster and Path(path).is_dir():
         path = str(Path(path).resolve())
