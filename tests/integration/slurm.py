@@ -1,4 +1,4 @@
-"""Stands in for the programs that the cluster's scripts call, under whose names links to this file lie on the PATH.
+"""Stands in for the programs that the cluster's scripts call, under whose names copies of it lie on the PATH.
 
 It starts for real what SLURM would start, on this machine, whose loopback addresses are the nodes: tasks at the same
 time with the variables that SLURM sets, a server that answers, two launchers that find each other. What was asked for
@@ -180,7 +180,7 @@ def sbatch(words: Sequence[str]) -> int:
 
 
 def main() -> int:
-    """Be the program whose name the link has."""
+    """Be the program whose name the copy has."""
     programs = {program.__name__: program for program in (accelerate, curl, sbatch, scancel, scontrol, srun, trl)}
     return programs[Path(sys.argv[0]).name](sys.argv[1:])
 

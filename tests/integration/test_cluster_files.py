@@ -280,8 +280,7 @@ def in_a_pod(cluster, monkeypatch):
             monkeypatch.setenv(variable, value)
         monkeypatch.setenv("SLURMD_NODENAME", "127.0.0.1")
         monkeypatch.setenv("SLURM_SERVER_ENDS", "0")
-        recording = cluster / "bin" / "accelerate"
-        recording.write_text((cluster / "bin" / "trl").read_text().replace("Path(sys.argv[0]).name", '"trl"'))
+        monkeypatch.setenv("SLURM_PROCID", "0")
         return subprocess.run(container["command"], cwd=cluster, capture_output=True, text=True, timeout=60)
 
     return run
@@ -291,7 +290,7 @@ def in_a_pod(cluster, monkeypatch):
 def test_a_training_pod_starts_what_accelerate_and_closedbook_take(cluster, in_a_pod, rank):
     done = in_a_pod("Job", "closedbook-train", RECIPE=" ".join(RECIPE), JOB_COMPLETION_INDEX=rank)
     assert done.returncode == 0, done.stderr
-    arguments = launch_of(record(cluster, "trl")[0]["words"])
+    arguments = launch_of(record(cluster, "accelerate")[0]["words"])
     assert (arguments.nnodes, arguments.nproc_per_node, arguments.node_rank) == ("2", "8", int(rank))
     assert arguments.rdzv_endpoint == "closedbook-train-0.closedbook:29500"
     recipe = recipe_of(arguments.training_script_args)
