@@ -109,6 +109,7 @@ class Plan:
         steps: Optimiser steps; for rft and dpo at most, since they train on what the samples leave.
         rollouts: Samples drawn for training.
         tokens_sampled: Tokens of these with their prompts, at most.
+        texts_trained: Prompts with their answers that are trained on, at most; a pair has two.
         tokens_trained: Tokens that gradients are computed for or on, at most; a reference model's are not counted.
         judge_calls: At most: every answer could be new, and one call tries the judge. 0 for rules.
         dollars: Estimated cost of these calls; None where the judge has no prices.
@@ -122,6 +123,7 @@ class Plan:
     steps: int
     rollouts: int
     tokens_sampled: int
+    texts_trained: int
     tokens_trained: int
     judge_calls: int
     dollars: float | None
@@ -244,6 +246,7 @@ def plan(
     examples = _examples(recipe, train_questions, sampled)
     steps = steps_of(recipe, examples)
     rollouts = _rollouts(recipe, batch, steps, sampled)
+    trained = _trained(recipe, batch, steps, examples)
     longest = (prompt_tokens or recipe.max_prompt_tokens) + recipe.max_new_tokens
     calls = _judge_calls(recipe, rollouts, steps, validation_questions)
     size = size or model_size(recipe.model)
@@ -255,7 +258,8 @@ def plan(
         steps=steps,
         rollouts=rollouts,
         tokens_sampled=rollouts * longest,
-        tokens_trained=_trained(recipe, batch, steps, examples) * longest,
+        texts_trained=trained,
+        tokens_trained=trained * longest,
         judge_calls=calls,
         dollars=_dollars(recipe, calls),
         memory=memory,

@@ -331,7 +331,7 @@ def _training(base: str, changed: tuple[str, ...], at_most: bool) -> _Training:
     stated = json.dumps(published(recipe), sort_keys=True)
     amount = Amount(
         samples=planned.rollouts,
-        trained=planned.tokens_trained // (recipe.max_prompt_tokens + recipe.max_new_tokens),
+        trained=planned.texts_trained,
         rounds=planned.rollouts // planned.batch.generated if recipe.method == "grpo" else 0,
         calls=planned.judge_calls,
     )

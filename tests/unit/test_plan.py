@@ -74,7 +74,13 @@ def test_only_what_depends_on_the_samples_is_a_bound():
 def test_tokens_are_bounded_by_the_longest_prompt_and_answer():
     cpu = planned("grpo_cpu")
     assert cpu.tokens_sampled == cpu.tokens_trained == 37 * 40 * (256 + 16)
-    assert planned("grpo_cpu", prompt_tokens=50).tokens_sampled == 37 * 40 * (50 + 16)
+    short = planned("grpo_cpu", prompt_tokens=50)
+    assert short.tokens_sampled == short.tokens_trained == 37 * 40 * (50 + 16)
+
+
+def test_texts_are_as_many_however_long_they_are():
+    assert planned("grpo_cpu").texts_trained == planned("grpo_cpu", prompt_tokens=50).texts_trained == 37 * 40
+    assert planned("dpo_cpu").texts_trained == 300 * 2
 
 
 def test_a_pair_is_two_answers_and_an_example_one():
