@@ -202,15 +202,16 @@ def reproduce_command(
         bool, typer.Option("--dry-run", help="Print every stage, its work and its judge calls at most, and end.")
     ] = False,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Print what it would cost on GPUs, by assumed rates, and end: docs/scale.md.")
+        bool,
+        typer.Option("--cost", help="Print what it would cost on GPUs, on stated assumptions, and end: docs/scale.md."),
     ] = False,
     machines: Annotated[
         list[int] | None, typer.Option(min=1, help="With --cost: machines of eight GPUs; may be repeated. [1, 8, 64]")
     ] = None,
-    rate: Annotated[
+    assume: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help="With --cost: another rate, or its best and worst, such as price=2..4."
+            metavar="NAME=VALUE", help="With --cost: another assumption, or its best and worst, such as price=2..4."
         ),
     ] = None,
     as_json: JsonFlag = False,
@@ -227,8 +228,8 @@ def reproduce_command(
         raise RequestError(
             "--from removes what stages have made, and --status, --dry-run and --cost only show; give one of them"
         )
-    if (machines or rate) and not cost:
-        raise RequestError("--machines and --rate change what --cost prints; give it too")
+    if (machines or assume) and not cost:
+        raise RequestError("--machines and --assume change what --cost prints; give it too")
     from closedbook.training.stage_runs import forget, run
     from closedbook.training.stages import describe
     from closedbook.training.study import study_graph
@@ -238,7 +239,7 @@ def reproduce_command(
     graph = study_graph(study, (out or Path("runs") / f"{study.name}{'_smoke' if smoke else ''}").expanduser())
     names = graph.named(only) if only else list(graph.stages)
     if cost:
-        _show_cost(study, [graph.stages[name] for name in names], machines or [1, 8, 64], rate or (), as_json)
+        _show_cost(study, [graph.stages[name] for name in names], machines or [1, 8, 64], assume or (), as_json)
         return
     if status or dry_run:
         rows = describe(graph, names)
@@ -264,13 +265,13 @@ def reproduce_command(
 
 
 def _show_cost(
-    study: Study, stages: Sequence[Stage], machines: Sequence[int], rates: Sequence[str], as_json: bool
+    study: Study, stages: Sequence[Stage], machines: Sequence[int], changed: Sequence[str], as_json: bool
 ) -> None:
     from closedbook.training.cost import PHASES, assumptions, report
     from closedbook.training.recipes import load_recipe
 
     recipe, *changes = study.methods[study.main]
-    found = report(stages, load_recipe(recipe, changes), assumptions(rates), sorted(set(machines)))
+    found = report(stages, load_recipe(recipe, changes), assumptions(changed), sorted(set(machines)))
     if as_json:
         print_json(found)
         return
@@ -290,8 +291,8 @@ def _show_cost(
         [[row["machines"], *(_range(row[phase]) for phase in PHASES)] for row in found["round"]],
     )
     print_table(
-        "Assumed, not measured on a GPU here; --rate NAME=VALUE states another",
-        ["rate", "best", "worst", "", "source"],
+        "Assumed, not measured on a GPU here; --assume NAME=VALUE states another",
+        ["assumed", "best", "worst", "", "source"],
         [
             [name, f"{of['best']:,g}", f"{of['worst']:,g}", of["unit"], of["source"]]
             for name, of in found["assumed"].items()

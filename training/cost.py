@@ -76,7 +76,6 @@ ASSUMED: Mapping[str, Assumed] = {
     "judge_gpus": Assumed(4, 4, f"of {GPUS} GPUs", "72 billion parameters take 145 GB in bfloat16"),
     "price": Assumed(2, 5, "$ a GPU hour", f"an H100, on demand, May 2026 ({PRICES})"),
 }  # fmt: skip
-PHASES = ("rollouts", "judge", "training", "waits")
 
 
 class Seconds(NamedTuple):
@@ -88,6 +87,9 @@ class Seconds(NamedTuple):
     waits: float = 0.0
 
 
+PHASES = Seconds._fields
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a study costs on some machines, which are paid for from its first stage to its last.
@@ -97,7 +99,7 @@ class Cost:
         hours: From begin to end.
         gpu_hours: All GPUs of all machines, working or not.
         dollars: What these cost.
-        shares: Of the machines' time, by phase, and `idle`; they add up to 1.
+        shares: Of the machines' time, by phase, and `idle`; they add up to 1, or to 0 where nothing is done.
     """
 
     machines: int
@@ -122,17 +124,17 @@ def assumptions(changes: Iterable[str] = ()) -> dict[str, Assumed]:
     for change in changes:
         name, _, text = change.partition("=")
         if name not in assumed:
-            raise RequestError(f"--rate {change}: no rate {name!r}; {meant(name, assumed)}")
+            raise RequestError(f"--assume {change}: no assumption {name!r}; {meant(name, assumed)}")
         numbers = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\.\.(\d+(?:\.\d+)?))?", text)
         best, worst = (float(numbers[1]), float(numbers[2] or numbers[1])) if numbers else (0.0, 0.0)
         if min(best, worst) <= 0:
             raise RequestError(
-                f"--rate {change}: give a number above 0, or the best and the worst, such as {name}=2..5"
+                f"--assume {change}: give a number above 0, or the best and the worst, such as {name}=2..5"
             )
         if name == "asked" and max(best, worst) > 1:
-            raise RequestError(f"--rate {change}: a share is at most 1")
+            raise RequestError(f"--assume {change}: a share is at most 1")
         if name == "judge_gpus" and not all(number in range(1, GPUS) for number in (best, worst)):
-            raise RequestError(f"--rate {change}: a machine has {GPUS} GPUs; leave the judge 1 to {GPUS - 1} of them")
+            raise RequestError(f"--assume {change}: a machine has {GPUS} GPUs; leave the judge 1 to {GPUS - 1} of them")
         assumed[name] = assumed[name]._replace(best=best, worst=worst, source="stated")
     return assumed
 
@@ -142,31 +144,31 @@ def cases(assumed: Mapping[str, Assumed]) -> tuple[dict[str, float], dict[str, f
     return {name: of.best for name, of in assumed.items()}, {name: of.worst for name, of in assumed.items()}
 
 
-def call_tokens(rates: Mapping[str, float]) -> float:
+def call_tokens(case: Mapping[str, float]) -> float:
     """Tokens of one call to the judge: a short question, one gold answer, an answer, a bare verdict."""
-    return estimated_tokens(build_messages(KNOWN, RUBRICS["binary"])) + rates["answer"] + VERDICT_TOKENS
+    return estimated_tokens(build_messages(KNOWN, RUBRICS["binary"])) + case["answer"] + VERDICT_TOKENS
 
 
-def seconds(amount: Amount, rates: Mapping[str, float], machines: int = 1, step: int | None = None) -> Seconds:
+def seconds(amount: Amount, case: Mapping[str, float], machines: int = 1, step: int | None = None) -> Seconds:
     """How long some work takes, one phase after the other.
 
     Args:
         amount: The work.
-        rates: One case of all assumptions.
+        case: One case of all assumptions.
         machines: That share it.
         step: Texts of a training's step, shared equally among GPUs; those that are too many do nothing.
     """
-    judges = rates["judge_gpus"] * machines
-    training = GPUS * machines - judges
+    judges = case["judge_gpus"] * machines
+    gpus = GPUS * machines - judges  # they draw rollouts, and train
     if step:
-        training = max(number for number in range(1, step + 1) if step % number == 0 and number <= training)
-    text, calls = rates["prompt"] + rates["answer"], amount.calls * rates["asked"]
-    judged = max(calls * call_tokens(rates) / (rates["judging"] * judges), calls / (rates["client"] * machines))
-    waited = rates["answer"] * rates["token_seconds"] + rates["round_trip"] + rates["update"]
+        gpus = max(number for number in range(1, step + 1) if step % number == 0 and number <= gpus)
+    text, calls = case["prompt"] + case["answer"], amount.calls * case["asked"]
+    judged = max(calls * call_tokens(case) / (case["judging"] * judges), calls / (case["client"] * machines))
+    waited = case["answer"] * case["token_seconds"] + case["round_trip"] + case["update"]
     return Seconds(
-        rollouts=amount.samples * text / (rates["sampling"] * training),
+        rollouts=amount.samples * text / (case["sampling"] * gpus),
         judge=judged,
-        training=amount.trained * text / (rates["training"] * training),
+        training=amount.trained * text / (case["training"] * gpus),
         waits=amount.rounds * waited,
     )
 
@@ -202,23 +204,23 @@ def makespan(times: Mapping[str, float], after: Mapping[str, Collection[str]], m
     return now
 
 
-def cost(stages: Iterable[Stage], rates: Mapping[str, float], machines: int) -> Cost:
+def cost(stages: Iterable[Stage], case: Mapping[str, float], machines: int) -> Cost:
     """What stages cost, each of them on one machine.
 
     Args:
         stages: Listed after those that they need, as far as these are among them.
-        rates: One case of all assumptions.
+        case: One case of all assumptions.
         machines: 1 or more.
     """
     listed = {stage.name: stage for stage in stages}
-    phases = {name: seconds(stage.amount, rates) for name, stage in listed.items()}
+    phases = {name: seconds(stage.amount, case) for name, stage in listed.items()}
     after = {name: [before for before in stage.after if before in listed] for name, stage in listed.items()}
     wall = makespan({name: sum(of) for name, of in phases.items()}, after, machines)
     paid = machines * wall
     shares = {phase: _share(sum(of[at] for of in phases.values()), paid) for at, phase in enumerate(PHASES)}
     shares["idle"] = max(0.0, 1 - sum(shares.values())) if paid else 0.0
     gpu_hours = GPUS * paid / HOUR
-    return Cost(machines, wall / HOUR, gpu_hours, gpu_hours * rates["price"], shares)
+    return Cost(machines, wall / HOUR, gpu_hours, gpu_hours * case["price"], shares)
 
 
 def total(stages: Iterable[Stage]) -> Amount:
@@ -239,16 +241,16 @@ def report(
     """
     both, work, batch = cases(assumed), total(stages), resolve(main, devices=1)
     one = Amount(samples=batch.generated, trained=batch.generated, rounds=1, calls=batch.generated if work.calls else 0)
-    texts = [rates["prompt"] + rates["answer"] for rates in both]
-    studies = [[cost(stages, rates, number) for rates in both] for number in machines]
-    rounds = [[seconds(one, rates, number, batch.step) for rates in both] for number in machines]
+    texts = [case["prompt"] + case["answer"] for case in both]
+    studies = [[cost(stages, case, number) for case in both] for number in machines]
+    rounds = [[seconds(one, case, number, batch.step) for case in both] for number in machines]
     return {
         "work": {
             **work._asdict(),
             "tokens_drawn": [work.samples * text for text in texts],
             "tokens_trained": [work.trained * text for text in texts],
-            "calls_asked": [work.calls * rates["asked"] for rates in both],
-            "tokens_judged": [work.calls * rates["asked"] * call_tokens(rates) for rates in both],
+            "calls_asked": [work.calls * case["asked"] for case in both],
+            "tokens_judged": [work.calls * case["asked"] * call_tokens(case) for case in both],
         },
         "assumed": {name: of._asdict() for name, of in assumed.items()},
         "study": [

@@ -1,4 +1,4 @@
-"""What a study would cost on GPUs: counted work, assumed rates, and what follows from them."""
+"""What a study would cost on GPUs: counted work, assumptions, and what follows from them."""
 
 import json
 
@@ -160,7 +160,7 @@ def test_an_assumption_is_replaced_by_a_number_or_by_two():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("prize=3", "no rate 'prize'; did you mean price"),
+        ("prize=3", "no assumption 'prize'; did you mean price"),
         ("price", "give a number above 0"),
         ("price=0", "give a number above 0"),
         ("price=-1", "give a number above 0"),
@@ -171,7 +171,7 @@ def test_an_assumption_is_replaced_by_a_number_or_by_two():
     ],
 )
 def test_an_assumption_that_cannot_be_is_refused(change, said):
-    with pytest.raises(RequestError, match=rf"^--rate {change}: .*{said}"):
+    with pytest.raises(RequestError, match=rf"^--assume {change}: .*{said}"):
         assumptions([change])
 
 
@@ -206,13 +206,13 @@ def test_the_command_prints_cost_and_sources_and_makes_nothing(closedbook, tmp_p
     assert code == 0
     for text in ("takes most of the time", "nvidia.github.io", "not measured on a GPU here"):
         assert text in " ".join(shown.split())
-    code, text, _ = closedbook(*words, "--machines", 2, "--machines", 1, "--rate", "price=1", "--json")
+    code, text, _ = closedbook(*words, "--machines", 2, "--machines", 1, "--assume", "price=1", "--json")
     found = json.loads(text)
     assert [row["machines"] for row in found["study"]] == [1, 2]
     assert found["study"][0]["dollars"] == found["study"][0]["gpu_hours"]
     assert not (tmp_path / "out").exists()
 
 
-def test_rates_are_no_request_without_cost(closedbook):
-    code, _, said = closedbook("reproduce", "--rate", "price=1")
-    assert (code, "--machines and --rate change what --cost prints" in said) == (2, True)
+def test_assumptions_are_no_request_without_cost(closedbook):
+    code, _, said = closedbook("reproduce", "--assume", "price=1")
+    assert (code, "--machines and --assume change what --cost prints" in said) == (2, True)
