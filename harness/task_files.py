@@ -68,7 +68,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def cut(response: str, stop: tuple[str, ...]) -> str:
-    """A response up to what ends it; some suites hand that over with it."""
+    """The response before the first stop string; some suites leave the string in."""
     for end in stop:
         response = response.split(end)[0]
     return response
