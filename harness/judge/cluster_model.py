@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from closedbook.harness.cluster import Cluster, Pool
 from closedbook.harness.errors import RequestError
@@ -34,9 +34,6 @@ from closedbook.harness.judge.chat import (
 from closedbook.harness.judge.rubrics import RUBRICS
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.judge.verdicts import JudgeFailure
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 
 class Asked(NamedTuple):
@@ -63,19 +60,17 @@ class Client:
 
     def __init__(self, server: ChatServer) -> None:
         self._server = server
-        self._client: AsyncOpenAI | None = None
+        self._client = server.client()  # it takes a second; calls that waited for it would come together, off the pace
         self.identity: Mapping[str, str] = server.identity
 
     async def work(self, asked: Asked) -> Said:
         """Ask the prompts, one after the other."""
-        self._client = self._client or self._server.client()
         outcomes = [await self._server.reply(self._client, messages) for messages in asked.prompts]
         return Said(asked.first, outcomes, self._server.refusal)
 
     async def close(self) -> None:
         """Let go of the server."""
-        if self._client:
-            await self._client.close()
+        await self._client.close()
 
 
 class Loaded:
