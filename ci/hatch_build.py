@@ -8,6 +8,7 @@ manifests and data, is read from the checkout itself and not copied.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ class EditableLinks(BuildHookInterface[Any]):
             link, target = package / name, root / source
             # one that is right stays as it is: another process may be importing through it
             if not link.is_symlink() or link.readlink() != target:
-                link.unlink(missing_ok=True)
-                link.symlink_to(target, target_is_directory=target.is_dir())
+                new = package / f".{name}-{os.getpid()}"  # in one step, since two environments may be set up at once
+                new.symlink_to(target, target_is_directory=target.is_dir())
+                new.replace(link)
         tasks = root / "tasks"
         build_data["force_include_editable"] = {
             str(path): f"lm_eval/tasks/closedbook/{path.relative_to(tasks)}" for path in sorted(tasks.rglob("*yaml"))

@@ -165,7 +165,7 @@ def named(distribution: str, bin_: Path) -> str:
 def table(found: Mapping[str, Mapping[str, Answered]]) -> str:
     """The table, and what differs, as Markdown."""
     first = next(iter(found.values()))
-    lines = ["| suite | same prompt | same answer | same grade | correct |", "|---|---|---|---|---|"]
+    lines = ["| suite | same prompt | same answer | same grade | correct, % |", "|---|---|---|---|---|"]
     differing = []
     for name, rows in found.items():
         pairs = [(first[id_], rows[id_]) for id_ in first]
