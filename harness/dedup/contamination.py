@@ -67,7 +67,7 @@ def contamination(folder: Path | None = None, effect: Path | None = None) -> str
         "# What the training questions say of the test questions",
         "",
         "```",
-        "closedbook dedup contamination [--effect effect.json]",
+        "closedbook dedup contamination --effect effect.json",
         "```",
         "",
     ]
