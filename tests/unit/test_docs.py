@@ -6,6 +6,7 @@ That links between pages hold is checked by `ci/docs`, which builds the site. Th
 
 from __future__ import annotations
 
+import doctest
 import re
 import shlex
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_commands_are_found_in_blocks_without_what_is_the_shells() -> None:
 def test_a_command_that_is_none_is_seen(wrong: list[str]) -> None:
     with pytest.raises(Exception, match=r"No such (command|option)|valid integer|Missing parameter"):
         parse(wrong)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_python_on_a_page_gives_what_the_page_says(name: str) -> None:
+    fences = [
+        token for token in MarkdownIt("commonmark").parse((ROOT / name).read_text(encoding="utf-8")) if token.content
+    ]
+    code = "\n".join(fence.content for fence in fences if fence.info == "python" and ">>>" in fence.content)
+    session = doctest.DocTestParser().get_doctest(code, {}, name, name, 0)
+    assert doctest.DocTestRunner().run(session).failed == 0
 
 
 @pytest.mark.parametrize("name", PAPERS)
