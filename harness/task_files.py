@@ -9,6 +9,7 @@ wins, key by key.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,19 +53,39 @@ def generation(name: str, style: Style) -> Generation:
 def _generation(file: Path) -> Generation:
     try:
         stated = _read(file)["generation_kwargs"]
-        return Generation(float(stated["temperature"]), int(stated["max_gen_toks"]), tuple(stated["until"]))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        return _checked(Generation(float(stated["temperature"]), int(stated["max_gen_toks"]), _stops(stated["until"])))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         said = f"{type(error).__name__}: {one_line(error)}"
         raise RequestError(
             f"{file} does not say how to generate ({said}); write it as `closedbook benchmarks new` does"
         ) from error
 
 
+def _stops(until: str | list[str]) -> tuple[str, ...]:
+    """As lm-eval takes them: a text is one, and an empty one ends nothing."""
+    if not all(isinstance(end, str) for end in until):
+        raise TypeError(f"until is {until!r}")
+    return tuple(end for end in ([until] if isinstance(until, str) else until) if end)
+
+
+def _checked(stated: Generation) -> Generation:
+    if not 0 <= stated.temperature < math.inf:
+        raise ValueError(f"temperature is {stated.temperature}")
+    if stated.max_tokens < 1:
+        raise ValueError(f"max_gen_toks is {stated.max_tokens}")
+    return stated
+
+
 def _read(file: Path) -> dict[str, Any]:
     # lm-eval's own tag, which says that a name is one of Python's
-    stated: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8").replace("!function ", ""))
-    base = stated.pop("include", None)
-    return _read(file.parent / base) | stated if base else stated
+    stated: Any = yaml.safe_load(file.read_text(encoding="utf-8").replace("!function ", ""))
+    if not isinstance(stated, dict):
+        raise TypeError(f"{file.name} is no mapping")
+    bases = stated.pop("include", None) or []
+    read: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        read |= _read(file.parent / base)
+    return read | stated
 
 
 def cut(response: str, stop: tuple[str, ...]) -> str:
