@@ -29,6 +29,7 @@ from closedbook.training.stages import Amount, Stage
 
 GPUS = 8  # of a machine
 HOUR = 3600
+LEAST, MOST = 1e-9, 1e12  # of any assumption; far beyond, a float has no room for what follows
 
 
 class Assumed(NamedTuple):
@@ -110,15 +111,15 @@ class Cost:
 
     @property
     def bottleneck(self) -> str:
-        """What takes the largest part of the time."""
-        return max(self.shares, key=self.shares.__getitem__)
+        """What takes the largest part of the time; nothing where there is nothing to do."""
+        return max(self.shares, key=self.shares.__getitem__) if any(self.shares.values()) else "nothing"
 
 
 def assumptions(changes: Iterable[str] = ()) -> dict[str, Assumed]:
     """All assumptions, with changes as `NAME=VALUE` or `NAME=BEST..WORST`.
 
     Raises:
-        RequestError: There is no such assumption, or it is not a number above 0 that it could be.
+        RequestError: There is no such assumption, or it is not a number that it could be.
     """
     assumed = dict(ASSUMED)
     for change in changes:
@@ -127,9 +128,10 @@ def assumptions(changes: Iterable[str] = ()) -> dict[str, Assumed]:
             raise RequestError(f"--assume {change}: no assumption {name!r}; {meant(name, assumed)}")
         numbers = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\.\.(\d+(?:\.\d+)?))?", text)
         best, worst = (float(numbers[1]), float(numbers[2] or numbers[1])) if numbers else (0.0, 0.0)
-        if min(best, worst) <= 0:
+        if not LEAST <= min(best, worst) <= max(best, worst) <= MOST:
             raise RequestError(
-                f"--assume {change}: give a number above 0, or the best and the worst, such as {name}=2..5"
+                f"--assume {change}: give a number from {LEAST:g} to {MOST:g}, or the best and the worst, such as "
+                f"{name}=2..5"
             )
         if name == "asked" and max(best, worst) > 1:
             raise RequestError(f"--assume {change}: a share is at most 1")

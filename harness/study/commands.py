@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -111,7 +112,7 @@ def sample_command(
     cluster = cluster_of(engine, list(names), address, workers)
     if (worker_engine is not None and not cluster) or worker_engine not in (None, "hf", "vllm"):
         raise RequestError("--worker-engine is hf or vllm, and goes with --engine ray")
-    if temperature <= 0 or not 0 < top_p <= 1:
+    if not 0 < temperature < math.inf or not 0 < top_p <= 1:
         raise RequestError("--temperature is above 0 and --top-p above 0 and at most 1; for greedy answers use `eval`")
     request = Request(
         model,

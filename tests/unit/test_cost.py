@@ -5,6 +5,9 @@ import json
 import pytest
 
 from closedbook.harness.errors import RequestError
+from closedbook.harness.judge.cascade import KNOWN, VERDICT_TOKENS
+from closedbook.harness.judge.chat import estimated_tokens
+from closedbook.harness.judge.rubrics import RUBRICS, build_messages
 from closedbook.training.cost import (
     ASSUMED,
     GPUS,
@@ -88,6 +91,11 @@ def test_a_judge_is_as_fast_as_its_gpus_or_as_its_client():
     assert seconds(calls, slow).judge == 1000 * 0.5 * call_tokens(slow) / (10 * 4)
 
 
+def test_a_call_to_the_judge_holds_the_answer_and_the_verdict():
+    asked = estimated_tokens(build_messages(KNOWN, RUBRICS["binary"]))
+    assert call_tokens(PLAIN) == asked + 4 + VERDICT_TOKENS
+
+
 def test_waits_are_the_same_on_any_number_of_machines():
     work = Amount(samples=640, trained=640, rounds=1, calls=640)
     one, many = seconds(work, PLAIN), seconds(work, PLAIN, 8)
@@ -109,6 +117,12 @@ def test_the_longest_way_goes_first():
     times = {"short": 1.0, "also": 1.0, "begin": 1.0, "long": 9.0}
     assert makespan(times, {"short": (), "also": (), "begin": (), "long": ("begin",)}, 1) == 12
     assert makespan(times, {"short": (), "also": (), "begin": (), "long": ("begin",)}, 2) == 10
+    # also among those that had to wait
+    times = {"begin": 1.0, "also": 1.0, "short": 1.0, "long": 9.0}
+    assert makespan(times, {"begin": (), "also": ("begin",), "short": ("begin",), "long": ("begin",)}, 2) == 10
+    # of what two stages wait for, the longer one counts
+    later = {"short": (), "also": (), "begin": (), "long": ("begin",), "end": ("begin",)}
+    assert makespan({"short": 2.0, "also": 2.0, "begin": 1.0, "long": 9.0, "end": 0.5}, later, 2) == 10
 
 
 # what it costs
@@ -131,7 +145,7 @@ def test_the_bottleneck_is_what_takes_the_most():
 
 def test_nothing_costs_nothing():
     free = cost([stage("a")], PLAIN, 2)
-    assert (free.hours, free.dollars, sum(free.shares.values())) == (0, 0, 0)
+    assert (free.hours, free.dollars, sum(free.shares.values()), free.bottleneck) == (0, 0, 0, "nothing")
 
 
 def test_a_part_of_the_stages_can_be_asked_for():
@@ -161,10 +175,19 @@ def test_an_assumption_is_replaced_by_a_number_or_by_two():
     ("change", "said"),
     [
         ("prize=3", "no assumption 'prize'; did you mean price"),
-        ("price", "give a number above 0"),
-        ("price=0", "give a number above 0"),
-        ("price=-1", "give a number above 0"),
-        ("price=1..", "give a number above 0"),
+        ("price", "give a number from 1e-09 to 1e"),
+        ("price=0", "give a number from 1e-09 to 1e"),
+        ("price=-1", "give a number from 1e-09 to 1e"),
+        ("price=1..", "give a number from 1e-09 to 1e"),
+        ("price=1..0", "give a number from 1e-09 to 1e"),
+        ("price=0..1", "give a number from 1e-09 to 1e"),
+        (f"price={'9' * 400}", "give a number from 1e-09 to 1e"),
+        (f"price=0.{'0' * 300}1", "give a number from 1e-09 to 1e"),
+        ("price=nan", "give a number from 1e-09 to 1e"),
+        ("asked=0.5..1.5", "a share is at most 1"),
+        ("judge_gpus=0.5", "leave the judge 1 to 7"),
+        ("judge_gpus=4..8", "leave the judge 1 to 7"),
+        ("judge_gpus=8..4", "leave the judge 1 to 7"),
         ("asked=2", "a share is at most 1"),
         ("judge_gpus=8", "leave the judge 1 to 7"),
         ("judge_gpus=1.5", "leave the judge 1 to 7"),
@@ -175,7 +198,18 @@ def test_an_assumption_that_cannot_be_is_refused(change, said):
         assumptions([change])
 
 
+@pytest.mark.parametrize("change", ["asked=1", "judge_gpus=1", "judge_gpus=7"])
+def test_the_last_that_an_assumption_can_be_is_taken(change):
+    name, _, number = change.partition("=")
+    assert assumptions([change])[name].worst == float(number)
+
+
 # the command
+
+
+def test_a_number_of_machines_that_no_float_holds_is_refused(closedbook):
+    code, _, said = closedbook("reproduce", "--cost", "--machines", "9" * 400)
+    assert (code, "1000000" in said) == (2, True)
 
 
 def test_the_best_case_is_better_than_the_worst_on_any_number_of_machines(tmp_path):

@@ -158,9 +158,14 @@ def test_the_command_prints_figures_and_the_folder(tiny_policy, tmp_path):
     shown = json.loads(done.stdout)
     assert shown["counts"]["samples"] == 6
     assert [point["k"] for point in shown["pass_at_k"]] == [1, 2]
-    refused = subprocess.run([*command, "--temperature", "0"], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "for greedy answers use `eval`" in refused.stderr
+
+
+@pytest.mark.parametrize("flags", [("--temperature", "0"), ("--temperature", "nan"), ("--temperature", "inf"),
+                                   ("--top-p", "nan")])  # fmt: skip
+def test_what_no_sample_can_be_drawn_with_is_refused(closedbook, flags):
+    code, _, said = closedbook("sample", "smollm2", *flags)
+    assert code == 2
+    assert "for greedy answers use `eval`" in said
 
 
 def test_a_lone_surrogate_of_a_server_is_kept_as_a_question_mark(tmp_path):
