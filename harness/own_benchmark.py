@@ -16,7 +16,7 @@ from typing import Any
 
 from closedbook.harness.dedup.own_rows import choose_columns, format_of
 from closedbook.harness.errors import RequestError
-from closedbook.harness.files import renamed_when_whole, tasks_dir, write_text
+from closedbook.harness.files import alone, renamed_when_whole, tasks_dir, write_text
 from closedbook.harness.sources import (
     DESCRIPTIONS,
     Source,
@@ -27,6 +27,7 @@ from closedbook.harness.sources import (
     read_rows,
     source_from_rows,
 )
+from closedbook.harness.text import storable
 
 BASES = ("_direct_yaml", "_cot_yaml")
 NOT_STATED = "not stated"
@@ -64,30 +65,61 @@ def new_benchmark(request: Request) -> Source:
         WorkError: A file cannot be written.
     """
     name, home = request.name, request.home
-    file, rows = home / DESCRIPTIONS, home / name / f"test{request.data.suffix}"
-    tasks = {home / f"{name}_dedup{style}.yaml": style for style in ("", "_cot")}
     try:
         check_name(name)
     except ValueError as error:
         raise RequestError(f"{name}: {error}") from None
-    if name in packaged() or (file.exists() and name in described_in(home)):
-        raise RequestError(f"there is a benchmark {name} already; choose another name")
-    if taken := next((path for path in (rows, *tasks) if path.exists()), None):
-        raise RequestError(f"{taken} is there already; choose another name, or remove it")
+    _require_free(request)
     entry = _entry(request)
     source = _source(request, entry)
     entry["sizes"] = _sizes(len(source.questions))
-    for path, style in tasks.items():
-        write_text(path, _task(name, style))
+    with alone(home):  # of two at once the second would write the descriptions without the first one's
+        _require_free(request)
+        try:
+            _write(request, entry)
+        except BaseException:
+            for path in _files(request):  # or the same command would find them there
+                path.unlink(missing_ok=True)
+            raise
+    described_in.cache_clear()
+    return source
+
+
+def _tasks(request: Request) -> dict[Path, str]:
+    """The style of each task file."""
+    return {request.home / f"{request.name}_dedup{style}.yaml": style for style in ("", "_cot")}
+
+
+def _rows(request: Request) -> Path:
+    return request.home / request.name / f"test{request.data.suffix}"
+
+
+def _files(request: Request) -> tuple[Path, ...]:
+    """What is the benchmark's alone."""
+    return (_rows(request), *_tasks(request))
+
+
+def _require_free(request: Request) -> None:
+    file = request.home / DESCRIPTIONS
+    described_in.cache_clear()
+    if request.name in packaged() or (file.exists() and request.name in described_in(request.home)):
+        raise RequestError(f"there is a benchmark {request.name} already; choose another name")
+    if taken := next((path for path in _files(request) if path.exists()), None):
+        raise RequestError(f"{taken} is there already; choose another name, or remove it")
+
+
+def _write(request: Request, entry: Mapping[str, Any]) -> None:
+    """All files, the description last: until then there is no such benchmark."""
+    home, file = request.home, request.home / DESCRIPTIONS
+    for path, style in _tasks(request).items():
+        write_text(path, _task(request.name, style))
     for base in BASES:
         if not (home / base).exists():
             write_text(home / base, (tasks_dir() / base).read_text(encoding="utf-8"))
-    with renamed_when_whole(rows) as aside:
+    with renamed_when_whole(_rows(request)) as aside:
         shutil.copyfile(request.data, aside)
     before = file.read_text(encoding="utf-8") if file.exists() else OPENING
-    write_text(file, f"{before}\n{_toml(name, entry)}")
-    described_in.cache_clear()
-    return source
+    write_text(file, f"{before}\n{_toml(request.name, entry)}")
 
 
 def _task(name: str, style: str) -> str:
@@ -132,6 +164,9 @@ def _answers_format(data: Path, column: str) -> str:
 def _source(request: Request, entry: Mapping[str, Any]) -> Source:
     """The questions, read from where the file lies now by the entry that is to be written."""
     text = _toml(request.name, {**entry, "bundled": str(request.data.absolute())})
+    for name, stated in entry.items():
+        if isinstance(stated, str) and storable(stated) != stated:
+            raise RequestError(f"{request.name}: its {name} {stated!r} is no text that a file can hold; state another")
     chosen = described(text, request.home / DESCRIPTIONS, request.home)[request.name]
     source = source_from_rows(chosen, chosen.test, read_rows(chosen, chosen.test).to_list())
     if not source.questions:

@@ -17,10 +17,10 @@ import pytest
 from closedbook.harness import splits
 from closedbook.harness.dedup.contamination import contamination
 from closedbook.harness.dedup.ledger import explain
-from closedbook.harness.errors import ManifestError, RequestError, SourceError
+from closedbook.harness.errors import ManifestError, RequestError, SourceError, WorkError
 from closedbook.harness.evaluate import evaluate, members, plan_judging, task_names
 from closedbook.harness.export import export
-from closedbook.harness.files import tasks_dir
+from closedbook.harness.files import alone, tasks_dir
 from closedbook.harness.judge import JudgeSettings
 from closedbook.harness.manifests import (
     Manifest,
@@ -152,6 +152,7 @@ def test_a_second_benchmark_is_added_and_leaves_the_base_as_it_was_changed(make:
         ({"name": "../gates"}, "../gates: that is no name"),
         ({"name": "all"}, "all: that is no name"),
         ({"question": "asked"}, "rows.jsonl has no column 'asked'; choose --question-column among question, answers"),
+        ({"title": "\udcff"}, r"gates: its title '\udcff' is no text that a file can hold; state another"),
         ({"rows": [{"question": "Who?"}]}, "has no column of answers; choose --answer-column among question"),
         ({"rows": [{"question": "Who?", "answers": []}]}, "has no row with a question and an answer"),
         ({"rows": [{"question": "Who?", "answer": 7}]}, "gates, split test, row 0: TypeError: 7 is not a text; "),
@@ -179,6 +180,22 @@ def test_nothing_is_overwritten(make: Make, file: str) -> None:
         make()
     assert [path for path in home.rglob("*") if path.is_file()] == [home / file]
     assert (home / file).read_bytes() == before
+
+
+def test_what_could_not_be_written_whole_leaves_nothing_that_stops_the_same_command(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(WorkError, match="No space left on device; free space"):
+            make()
+    assert "gates" in described_in(make())
+
+
+def test_two_at_once_never_write_one_folder(make: Make, tmp_path: Path) -> None:
+    with alone(tmp_path / "mine"), pytest.raises(RequestError, match="another run writes to"):
+        make()
+    assert not [*(tmp_path / "mine").iterdir()]
 
 
 def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:
