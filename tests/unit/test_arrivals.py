@@ -112,6 +112,50 @@ def test_a_judge_that_says_too_little_leaves_nobody_waiting():
         asyncio.run(asyncio.wait_for(Arrivals(Terse()).grade(about("Kyd")), WAIT))
 
 
+def test_a_judge_that_says_too_little_has_said_what_it_said():
+    class Short(RulesJudge):
+        def grade(self, triples, **_):
+            return [Grade.CORRECT] if len(triples) > 1 else super().grade(triples)
+
+    judge = Slow()
+    arrivals = Arrivals(judge)
+
+    async def run():
+        tasks = await first_and_then(arrivals, "Kyd", "Bacon")
+        arrivals.judge = Short()
+        judge.go.set()
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), WAIT)
+
+    _, second, third = asyncio.run(run())
+    assert second is Grade.CORRECT
+    assert isinstance(third, ValueError)
+
+
+def test_a_judge_that_ends_in_any_way_leaves_nobody_waiting():
+    class Ends(BaseException):
+        """As what asyncio cancels, it is no Exception."""
+
+    class Ending(RulesJudge):
+        def grade(self, triples, **_):
+            raise Ends
+
+    with pytest.raises(Ends):
+        asyncio.run(asyncio.wait_for(Arrivals(Ending()).grade(about("Kyd")), WAIT))
+
+
+def test_a_batch_is_judged_without_a_bar():
+    class Watched(RulesJudge):
+        quiet = False
+
+        def grade(self, triples, *, preflight=False, quiet=False):
+            self.quiet = quiet
+            return super().grade(triples)
+
+    judge = Watched()
+    asyncio.run(Arrivals(judge).grade(about("Kyd")))
+    assert judge.quiet
+
+
 def test_the_preflight_is_the_judges():
     class Absent(RulesJudge):
         def preflight(self):
