@@ -152,6 +152,32 @@ def test_a_part_of_the_stages_can_be_asked_for():
     assert cost([stage("b", "a", samples=40)], PLAIN, 1).hours == 10 / 3600
 
 
+def test_the_figures_are_those_of_the_work_in_both_cases():
+    work = [stage("a", samples=1000, trained=300, rounds=1, calls=100)]
+    stated = ["prompt=6", "answer=4", "asked=0.5..1", "update=0.001..1000", "token_seconds=0.001", "round_trip=0.001"]
+    assumed = assumptions([*stated, "sampling=10", "training=1000"])
+    found = report(work, load_recipe("grpo_paper"), assumed, [1])
+    best, worst = cases(assumed)
+    assert found["work"] == Amount(1000, 300, 1, 100)._asdict() | {
+        "tokens_drawn": [10_000, 10_000],
+        "tokens_trained": [3000, 3000],
+        "calls_asked": [50, 100],
+        "tokens_judged": [50 * call_tokens(best), 100 * call_tokens(worst)],
+    }
+    assert found["study"][0]["bottleneck"] == ["rollouts", "waits"]
+
+
+def test_a_study_that_asks_no_judge_has_no_judge_in_its_round():
+    (row,) = report([stage("a", samples=1)], load_recipe("grpo_paper"), ASSUMED, [1])["round"]
+    assert row["judge"] == [0, 0]
+    assert min(row["rollouts"]) > 0
+
+
+def test_a_round_is_shared_among_all_machines_as_far_as_its_step_goes():
+    one, many = report([stage("a", samples=1)], load_recipe("grpo_paper"), ASSUMED, [1, 1000])["round"]
+    assert one["rollouts"] == pytest.approx([640 / 4 * of for of in many["rollouts"]])
+
+
 # assumptions
 
 
