@@ -247,7 +247,8 @@ class Pool(Generic[I, R]):
             each.busy = 0
         exhausted = False
         while True:
-            while (hand := self._free()) is not None:
+            looked, late = time.monotonic(), False
+            while not late and (hand := self._free()) is not None:
                 most = math.inf if ahead is None else min(under_way, default=taken) + ahead * max(1, len(self._hands))
                 if not again and not exhausted and taken < most:
                     # two steps: the items may take their time, and are told when they are wanted
@@ -261,9 +262,10 @@ class Pool(Generic[I, R]):
                 number, item = again.popleft()
                 under_way.add(number)
                 self._ask(hand, "work", hand.actor.work.remote(item), number, item)
+                late = time.monotonic() > looked + TICK  # the items take their time, as where a rate limit holds
             if exhausted and not under_way and not again:
                 return
-            for call, result in self._settled():
+            for call, result in self._settled(0 if late else TICK):
                 if isinstance(result, _Gone):
                     again.append((call.number, call.item))
                 else:
@@ -328,8 +330,12 @@ class Pool(Generic[I, R]):
         self._calls[ref] = _Call(hand, kind, *what)
         hand.busy += kind == "work"
 
-    def _settled(self) -> list[tuple[_Call, Any]]:
-        """The calls with an item that came back, each with its result or with the sign that its worker is gone."""
+    def _settled(self, wait: float = TICK) -> list[tuple[_Call, Any]]:
+        """The calls with an item that came back, each with its result or with the sign that its worker is gone.
+
+        Args:
+            wait: Seconds to wait for one.
+        """
         if self._failed:
             raise self._failed
         self._hire()
@@ -338,7 +344,7 @@ class Pool(Generic[I, R]):
         if not refs:
             time.sleep(TICK)
             return []
-        done, _ = self._ray.wait(refs, num_returns=1, timeout=TICK)
+        done, _ = self._ray.wait(refs, num_returns=1, timeout=wait)
         if done:
             done, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
         settled: list[tuple[_Call, Any]] = []
