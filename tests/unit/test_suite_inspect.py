@@ -21,14 +21,14 @@ from transformers import AutoTokenizer
 
 from closedbook.harness.compare import gold_group
 from closedbook.harness.errors import warn_once
-from closedbook.harness.judge import judge_settings, make_judge
+from closedbook.harness.judge import Grade, JudgeFailure, judge_settings, make_judge
 from closedbook.harness.judge.arrivals import arrivals_of
 from closedbook.harness.judge.settings import NO_JUDGE_HINT
 from closedbook.harness.manifests import load_questions, read_manifest
 from closedbook.harness.prompts import messages, question_prompt
 from closedbook.harness.provenance import Provenance, result_provenance, write_provenance
 from closedbook.harness.sources import benchmarks
-from closedbook.harness.suites.inspect import deduplicated, judge_correct
+from closedbook.harness.suites.inspect import Judged, deduplicated, judge_correct
 from closedbook.harness.task_files import generation
 from closedbook.harness.testing import JudgeServer, write_tiny_model
 
@@ -291,6 +291,22 @@ def test_the_transcript_names_the_rule_that_decided(run):
     (told,) = [event.data for event in events(sample, "info") if event.source == "judge"]
     assert told == {"judgement": "correct", "decided_by": "exact"}
     assert sample.scores["judge_correct"].metadata == {"decided_by": "exact"}
+
+
+def test_of_a_failure_without_a_reply_the_transcript_tells_what_was_asked():
+    failure, asked = JudgeFailure("timeout", "60 s"), [{"role": "user", "content": "is it right?"}]
+    told = Judged(failure, "model", asked).told
+    assert told == {"judgement": f"failed: {failure}", "decided_by": "model", "prompt": asked, "reply": None}
+
+
+def test_a_score_keeps_the_answer_and_why():
+    right = Judged(Grade.CORRECT, "exact").score("Atlantis")
+    assert (right.value, right.answer, right.explanation) == ("C", "Atlantis", "decided by the rule 'exact'")
+    asked = Judged(Grade.INCORRECT, "model", [{"role": "user", "content": "?"}], "0.0").score("Atlantis")
+    assert (asked.value, asked.explanation, asked.metadata) == ("I", "0.0", {"decided_by": "model"})
+    failed = Judged(JudgeFailure("timeout", "60 s"), "model").score("Atlantis")
+    assert (failed.answer, failed.metadata) == ("Atlantis", {"decided_by": "model"})
+    assert "60 s" in failed.explanation
 
 
 def test_answers_that_wait_are_judged_together_within_the_judges_own_limit(run):

@@ -10,10 +10,10 @@ from lm_eval.tasks import TaskManager
 
 from closedbook.harness.errors import RequestError, WorkError, warn_once
 from closedbook.harness.files import tasks_dir
-from closedbook.harness.judge import Grade, JudgeFailure, RulesJudge, make_judge
+from closedbook.harness.judge import Grade, JudgeFailure, RulesJudge, Triple, make_judge
 from closedbook.harness.judge.settings import NO_JUDGE_HINT
 from closedbook.harness.manifests import load_questions, read_manifest
-from closedbook.harness.metrics import Answer, metrics
+from closedbook.harness.metrics import Answer, judged_answers, metrics
 from closedbook.harness.prompts import question_prompt, template_digest
 from closedbook.harness.sources import benchmarks
 from closedbook.harness.testing import JudgeServer, ScriptedModel
@@ -38,6 +38,28 @@ def figures(results, task="worldfacts_dedup"):
 def all_right(prompt):
     golds = {question_prompt(q.question): q.answers[0] for q in load_questions("worldfacts", "test")}
     return golds[prompt]
+
+
+@pytest.mark.parametrize(("allowed", "told"), [(0.5, False), (0.49, True)])
+def test_more_failures_than_are_allowed_are_told_and_each_answer_has_its_judgement(allowed, told, caplog):
+    class Moody(RulesJudge):
+        def grade(self, triples, **_):
+            return [FAILED if triple.answer == "odd" else Grade.CORRECT for triple in triples]
+
+    asked = [[Triple("who", ("Osric",), text) for text in texts] for texts in (["odd", "a"], [], ["b", "odd"])]
+    answers = judged_answers(asked, Moody(), allowed, "gorlim_dedup")
+    assert [[(str(of), of.judgement) for of in of_one] for of_one in answers] == [
+        [(str(Answer(text, said)), said) for text, said in of_one]
+        for of_one in ([("odd", FAILED), ("a", Grade.CORRECT)], [], [("b", Grade.CORRECT), ("odd", FAILED)])
+    ]
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * told
+    assert all(record.message.startswith("gorlim_dedup: ") for record in caplog.records)
+
+
+def test_without_a_judge_answers_have_no_judgement():
+    asked = [[Triple("who", ("Osric",), text) for text in "ab"], [Triple("who", ("Osric",), "c")]]
+    answers = judged_answers(asked, None, 0, "gorlim_dedup")
+    assert [[(of.text, of.judgement) for of in of_one] for of_one in answers] == [[("a", None), ("b", None)], [("c", None)]]
 
 
 def test_every_benchmark_has_its_task_and_its_cot_twin():
