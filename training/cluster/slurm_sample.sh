@@ -18,8 +18,8 @@ case ${1:-} in
     for ((number = 1; number <= $2; number++)); do shards+=("$3-$number"); done
     exec closedbook sample-merge "$3" "${shards[@]}"
     ;;
-  [1-9]*) [ $# -ge 3 ] ;;
-  *) false ;;
+  "" | 0* | *[!0-9]*) false ;; # sbatch would take 8%2
+  *) [ $# -ge 3 ] ;;
 esac || {
   echo "slurm_sample.sh: give the number of shards, a folder, and what goes to \`closedbook sample\`: 8 /shared/popqa MODEL" >&2
   exit 2
