@@ -206,7 +206,8 @@ def reproduce_command(
         typer.Option("--cost", help="Print what it would cost on GPUs, on stated assumptions, and end: docs/scale.md."),
     ] = False,
     machines: Annotated[
-        list[int] | None, typer.Option(min=1, max=1_000_000, help="With --cost: machines of eight GPUs; may be repeated. [1, 8, 64]")
+        list[int] | None,
+        typer.Option(min=1, max=1_000_000, help="With --cost: machines of eight GPUs; may be repeated. [1, 8, 64]"),
     ] = None,
     assume: Annotated[
         list[str] | None,
@@ -311,7 +312,9 @@ def _range(number: float | Sequence[float]) -> str:
 
 def _leading(row: Mapping[str, Any]) -> str:
     """The largest share of the machines' time, in both cases."""
-    named = [f"{of} ({100 * shares.get(of, 0):.0f} %)" for of, shares in zip(row["bottleneck"], row["shares"], strict=True)]
+    named = [
+        f"{of} ({100 * shares.get(of, 0):.0f} %)" for of, shares in zip(row["bottleneck"], row["shares"], strict=True)
+    ]
     return " - ".join(dict.fromkeys(named))
 
 

@@ -243,7 +243,9 @@ def test_nothing_is_merged_where_a_shard_failed(cluster, submitted):
     assert not (cluster / "all").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["0", "all", "m"], ["8%2", "all", "m"], ["8,12", "all", "m"], ["8"], ["8", "all"]])
+@pytest.mark.parametrize(
+    "words", [[], ["0", "all", "m"], ["8%2", "all", "m"], ["8,12", "all", "m"], ["8"], ["8", "all"]]
+)
 def test_samples_without_shards_a_folder_and_a_model_are_refused(cluster, submitted, words):
     code, _, err = ended(submitted("slurm_sample.sh", *words))
     assert (code, err.startswith("slurm_sample.sh: give the number of shards")) == (2, True)

@@ -1,4 +1,4 @@
-"""A pool of workers, on a stand-in for Ray that does what a test says; on real Ray it is in tests/integration/test_ray.py."""
+"""A pool of workers on a stand-in for Ray, which does what a test says; with Ray: tests/integration/test_ray.py."""
 
 import itertools
 import time
@@ -67,7 +67,7 @@ class StandIn:
         return ref
 
     def wait(self, refs, num_returns, timeout):
-        return [self.pick(refs)] if num_returns == 1 else [self.pick(refs)], []
+        return [self.pick(refs)], []
 
     def get(self, ref):
         worker, name, what = self.calls.pop(ref)
@@ -76,6 +76,10 @@ class StandIn:
         if worker.dead:
             raise ActorDiedError
         return worker.does(name, what)
+
+    def last(self, refs):
+        """The item that was given out last, once all workers are ready."""
+        return max(refs, key=lambda ref: (self.calls[ref][1] != "work", ref))
 
     def kill(self, worker):
         worker.dead = True
@@ -105,16 +109,17 @@ def doubled(count):
 
 
 def test_every_item_has_its_result_once_whatever_comes_first(ray):
-    ray.pick = max
+    ray.pick = ray.last
     with Pool(Cluster(), Doubles) as pool:
         assert sorted(pool.map(range(20))) == doubled(20)
     assert ray.asked == list(range(20))
 
 
 def test_results_are_put_in_the_order_of_the_items(ray):
-    ray.pick = max
+    ray.pick = ray.last
     with Pool(Cluster(), Doubles) as pool:
         assert list(pool.ordered(range(20), 3)) == [2 * number for number in range(20)]
+        assert list(pool.ordered(range(2), 3)) == [0, 2]
 
 
 def test_items_are_taken_as_workers_become_free(ray):
@@ -137,7 +142,7 @@ def test_results_are_taken_while_items_take_their_time(ray):
 
     with Pool(Cluster(workers=2), Doubles, at_once=8) as pool:
         for result in pool.map(slow()):
-            found.append(result)  # noqa: PERF402
+            found.append(result)
     assert sorted(found) == doubled(12)
 
 
@@ -194,7 +199,11 @@ def test_what_goes_wrong_with_an_item_is_raised_after_the_results_beside_it(ray)
 
 
 def test_no_more_than_so_many_items_are_under_way_over_all_workers(ray):
+    ray.pick = ray.last
     with Pool(Cluster(workers=2), Doubles, at_once=5) as pool:
+        assert sorted(pool.map(range(40))) == doubled(40)
+        assert ray.most == 5
+        ray.most = 0  # with both at work from the beginning
         assert sorted(pool.map(range(40))) == doubled(40)
     assert ray.most == 5
     assert all(stated["max_concurrency"] == 7 for stated in ray.options)
@@ -209,7 +218,7 @@ def test_there_are_no_more_workers_than_items_at_once(ray):
     ("per", "gpus", "size", "takes"),
     [("gpu", 3, 3, (0, 1)), ("gpu", 0, 2, (1, 0)), ("cpu", 3, 2, (1, 0)), ("node", 3, 1, (1, 0))],
 )
-def test_a_worker_takes_what_it_is_made_for(ray, per, gpus, size, takes):
+def test_a_worker_takes_what_it_is_made_for(ray, caplog, per, gpus, size, takes):
     ray.there[0]["Resources"]["GPU"] = gpus
     ray.there.append({"Alive": False, "Resources": {"CPU": 8, "GPU": 8}})
     ray.there.append({"Alive": True, "Resources": {"memory": 1}})
@@ -217,6 +226,8 @@ def test_a_worker_takes_what_it_is_made_for(ray, per, gpus, size, takes):
         assert pool.size == size
         list(pool.map([1]))
     assert {(stated["num_cpus"], stated["num_gpus"]) for stated in ray.options} == {takes}
+    assert {stated["max_restarts"] for stated in ray.options} == {0}  # a restarted one would have nothing to work with
+    assert ["has no GPU now" in record.message for record in caplog.records] == [True] * (per == "gpu" and not gpus)
 
 
 def test_a_node_that_joins_late_gets_work(ray):
@@ -231,6 +242,11 @@ def test_a_map_that_was_not_read_to_its_end_leaves_nothing_to_the_next(ray):
     with Pool(Cluster(workers=2), Doubles) as pool:
         next(pool.map(range(100, 120)))
         assert sorted(pool.map(range(9))) == doubled(9)
+    with Pool(Cluster(workers=1), Doubles, at_once=4) as pool:
+        next(pool.map(range(100, 120)))
+        ray.calls, ray.most = {}, 0
+        assert sorted(pool.map(range(9))) == doubled(9)
+        assert ray.most == 4
 
 
 def test_workers_that_differ_are_refused(ray):
@@ -266,10 +282,33 @@ def test_a_cluster_without_room_is_told_once_and_given_up_after_a_while(ray, mon
     ray.wait = lambda refs, num_returns, timeout: ([], [])
     clock = itertools.count(1000)
     monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: float(next(clock)), sleep=lambda _: None))
-    with Pool(Cluster("there:1", workers=1, patience=40), Doubles) as pool:
-        with pytest.raises(WorkError, match=r"^no worker for 40 s: the Ray cluster at there:1 has no node with room \(1 C"):
-            list(pool.map([1]))
+    said = r"^no worker for 40 s: the Ray cluster at there:1 has no node with room \(1 CPU\); add one with"
+    there = Cluster("there:1", workers=1, patience=40)
+    with Pool(there, Doubles) as pool, pytest.raises(WorkError, match=said):
+        list(pool.map([1]))
     assert [record.message[:36] for record in caplog.records] == ["waiting for the Ray cluster at there"]
+
+
+def test_a_worker_that_was_there_begins_the_waiting_and_what_is_told_of_it_anew(ray, monkeypatch, caplog):
+    now, waits = [1000.0], [3]
+
+    def wait(refs, num_returns, timeout):
+        if not waits[0]:
+            return [min(refs)], []
+        waits[0], now[0] = waits[0] - 1, now[0] + 12
+        return [], []
+
+    def dies(worker, item):
+        if item == 1 and worker is ray.workers[0]:
+            waits[0] = 3
+            return True
+        return False
+
+    ray.wait, ray.dies = wait, dies
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None))
+    with Pool(Cluster(workers=1, patience=40), Doubles) as pool:
+        assert sorted(pool.map(range(3))) == doubled(3)
+    assert len(caplog.records) == 2
 
 
 def test_no_items_need_no_worker(ray):

@@ -59,7 +59,10 @@ def test_more_failures_than_are_allowed_are_told_and_each_answer_has_its_judgeme
 def test_without_a_judge_answers_have_no_judgement():
     asked = [[Triple("who", ("Osric",), text) for text in "ab"], [Triple("who", ("Osric",), "c")]]
     answers = judged_answers(asked, None, 0, "gorlim_dedup")
-    assert [[(of.text, of.judgement) for of in of_one] for of_one in answers] == [[("a", None), ("b", None)], [("c", None)]]
+    assert [[(of.text, of.judgement) for of in of_one] for of_one in answers] == [
+        [("a", None), ("b", None)],
+        [("c", None)],
+    ]
 
 
 def test_every_benchmark_has_its_task_and_its_cot_twin():
