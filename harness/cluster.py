@@ -394,7 +394,6 @@ class Pool(Generic[I, R]):
             return
         self._hands.remove(hand)
         self._ray.kill(hand.actor)  # it may be only out of reach
-        hand.ready = False
         self._lost += 1
         self._looked = -math.inf
         log.info("a worker on %s is gone: %s", hand.place, one_line(error))

@@ -31,16 +31,25 @@ from closedbook.harness.manifests import Split, load_questions
 from closedbook.harness.metrics import Answer, metric_names, metrics
 from closedbook.harness.prompts import Style, extract_answer, question_prompt
 from closedbook.harness.sources import benchmark as benchmark_of
+from closedbook.harness.task_files import cut, generation
 
 REWARD = "judge_correct"
 
 
 class QuestionData(vf.TaskData):
-    """A question as verifiers sends it about; `id` and `prompt` are verifiers' own fields."""
+    """A question as verifiers sends it about; `id` and `prompt` are verifiers' own fields.
+
+    Attributes:
+        question: The text.
+        answers: The gold answers.
+        style: Of the prompt.
+        stop: What ends a reply, for which a trainer need not stop the model.
+    """
 
     question: str
     answers: tuple[str, ...]
     style: Style
+    stop: tuple[str, ...]
 
 
 class ScoringConfig(vf.TaskConfig):
@@ -78,7 +87,7 @@ class QuestionTask(vf.Task[QuestionData, vf.State, ScoringConfig]):
             WorkError: The judge failed, which fails the rollout.
         """
         settings = _settings(self.config.judge)
-        text, golds = extract_answer(trace.last_reply, self.data.style), self.data.answers
+        text, golds = extract_answer(cut(trace.last_reply, self.data.stop), self.data.style), self.data.answers
         arrivals = arrivals_of(settings)
         judgement = await arrivals.grade(Triple(self.data.question, golds, text))
         answer = Answer(text, judgement)
@@ -124,6 +133,7 @@ class ClosedbookTaskset(vf.Taskset[QuestionTask, ClosedbookConfig]):
             SourceError, ManifestError: They cannot be had as the manifest pins them.
         """
         style = self.config.style
+        stop = generation(self.config.benchmark, style).stop
         for question in load_questions(self.config.benchmark, self.config.split):
             data = QuestionData(
                 id=question.id,
@@ -131,6 +141,7 @@ class ClosedbookTaskset(vf.Taskset[QuestionTask, ClosedbookConfig]):
                 question=question.question,
                 answers=question.answers,
                 style=style,
+                stop=stop,
             )
             yield QuestionTask(data, self.config.task)
 

@@ -53,6 +53,12 @@ def model():
     return JudgeServer(lambda prompt: f"\n{says[prompt]}\nI hope this helps.")
 
 
+def goes_on():
+    """A server that knows every validation question, and goes on to another one that it gets wrong."""
+    says = {question_prompt(q.question, "cot"): q.answers[0] for q in load_questions("worldfacts", "validation")}
+    return JudgeServer(lambda prompt: f"Final answer: {says[prompt]}\nQuestion: and who?\nFinal answer: nobody")
+
+
 def verdict(prompt):
     """What the judge replies that breaks down."""
     if any(question.question in prompt for question in unjudged()):
@@ -91,19 +97,20 @@ class Done(NamedTuple):
 def done(run):
     with ExitStack() as servers:
         models = {name: servers.enter_context(model()) for name in ("plain", "served", "judge breaks", "no judge")}
+        models["cot"] = servers.enter_context(goes_on())
         judge = servers.enter_context(JudgeServer(verdict, latency=0.5))
         judges = {"judge breaks": judged_by(judge.url), "no judge": judged_by(NOWHERE)}
+        environments = {"cot": {"benchmark": "worldfacts", "split": "validation", "style": "cot"}}
         requests = {
             name: {
-                "environment": {"benchmark": "worldfacts", "judge": judges.get(name)},
+                "environment": environments.get(name, {"benchmark": "worldfacts", "judge": judges.get(name)}),
                 "policy": server.url,
                 "n": N,
                 "served": name == "served",
             }
             for name, server in models.items()
         }
-        cot = {"benchmark": "worldfacts", "split": "validation", "style": "cot"}
-        requests |= {name: {"environment": wrong} for name, (wrong, _) in WRONG.items()} | {"cot": {"environment": cot}}
+        requests |= {name: {"environment": wrong} for name, (wrong, _) in WRONG.items()}
         ended = run(SCRIPT, input=json.dumps(requests))
         assert ended.returncode == 0, ended.stderr[-3000:]
         yield Done(json.loads(ended.stdout), models, judge)
@@ -139,6 +146,10 @@ def test_a_rollout_is_rewarded_as_the_judge_grades_it(done, way):
         assert rollout["metrics"] == {"exact_match": right, "contains": right, "judge_failed": 0.0}
         answer = f"{answers()[rollout['id']]} [{grade}]"
         assert rollout["info"] == {"closedbook": {"answer": answer, "judge": RulesJudge().identity}}
+
+
+def test_a_reply_ends_where_the_task_ends_it(done):
+    assert [rollout["rewards"] for rollout in done.answers["cot"]["rollouts"]] == [{"judge_correct": 1.0}] * N
 
 
 @pytest.mark.parametrize("way", ["plain", "served"])
