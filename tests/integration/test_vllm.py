@@ -149,8 +149,8 @@ def assert_drawn_from_the_first_token(texts, folder, question):
 def same_share(one, other):
     """Of the samples with equal numbers, those with equal texts: a near tie may go the other way.
 
-    In bfloat16 that is one token in a few dozen, and more of them under load: 0.75 of these samples have been seen to be
-    equal, 0.95 more often. Of samples that have nothing to do with each other hardly any are.
+    In bfloat16 that depends on the load: 0.75 of these samples were equal on a busy machine, more than 0.9 on others. Of
+    samples that have nothing to do with each other hardly any are.
     """
     pairs = [pair for first, second in zip(one, other, strict=True) for pair in zip(first, second, strict=False)]
     return sum(first == second for first, second in pairs) / len(pairs)
