@@ -149,7 +149,7 @@ def assert_drawn_from_the_first_token(texts, folder, question):
 def same_share(one, other):
     """Of the samples with equal numbers, those with equal texts: a near tie may go the other way.
 
-    In bfloat16 that depends on the load: 0.75 of these samples were equal on a busy machine, more than 0.9 on others. Of
+    In bfloat16 that depends on the load: 0.75 of these were equal on a busy machine, more than 0.9 on others. Of
     samples that have nothing to do with each other hardly any are.
     """
     pairs = [pair for first, second in zip(one, other, strict=True) for pair in zip(first, second, strict=False)]

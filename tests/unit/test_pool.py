@@ -2,8 +2,10 @@
 
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -95,6 +97,13 @@ class Doubles:
         return 2 * item
 
 
+def told(items, taken):
+    """The items, each noted as it is taken."""
+    for item in items:
+        taken.append(item)
+        yield item
+
+
 @pytest.fixture
 def ray(monkeypatch):
     stand_in = StandIn()
@@ -123,16 +132,16 @@ def test_results_are_put_in_the_order_of_the_items(ray):
 
 
 def test_items_are_taken_as_workers_become_free(ray):
-    taken = []
+    taken: list[int] = []
     with Pool(Cluster(workers=2), Doubles) as pool:
-        for number, _ in pool.map(taken.append(at) or at for at in range(20)):
+        for number, _ in pool.map(told(range(20), taken)):
             assert len(taken) <= number + 3
     assert ray.most == 2
 
 
 def test_results_are_taken_while_items_take_their_time(ray):
     """As where a rate limit makes them wait: what came meanwhile is kept, and counts against a budget."""
-    found = []
+    found: list[Any] = []
 
     def slow():
         for at in range(12):
@@ -152,9 +161,10 @@ def test_no_more_items_are_begun_beyond_a_late_one_than_are_allowed(ray, ahead):
         late = [ref for ref in refs if ray.calls[ref][1:] == ("work", (0,))]
         return max((ref for ref in refs if ref not in late), default=refs[0])
 
-    ray.pick, taken = pick, []
+    ray.pick = pick
+    taken: list[int] = []
     with Pool(Cluster(workers=2), Doubles) as pool:
-        for number, _ in pool.map((taken.append(at) or at for at in range(50)), ahead):
+        for number, _ in pool.map(told(range(50), taken), ahead):
             if number == 0:
                 break
     assert len(taken) == 2 * ahead
@@ -183,15 +193,21 @@ def test_an_item_that_ends_every_worker_ends_the_work_and_results_in_between_beg
     ray.dies = lambda worker, item: item == "ends"
     with Pool(Cluster(workers=1), Doubles) as pool, pytest.raises(WorkError, match=r"^6 workers ended one after the"):
         list(pool.map(["ends"]))
-    seen = set()
-    ray.dies = lambda worker, item: item not in seen and not seen.add(item)
+    unseen = set(range(20))
+
+    def dies(worker, item):
+        first = item in unseen
+        unseen.discard(item)
+        return first
+
+    ray.dies = dies
     with Pool(Cluster(workers=1), Doubles) as pool:
         assert sorted(pool.map(range(20))) == doubled(20)
 
 
 def test_what_goes_wrong_with_an_item_is_raised_after_the_results_beside_it(ray):
     ray.wait = lambda refs, num_returns, timeout: (refs, [])
-    found = []
+    found: list[Any] = []
     with Pool(Cluster(workers=2), Doubles) as pool, pytest.raises(RequestError, match=r"^nothing is there; ask for"):
         found.extend(pool.map(["wrong", 1]))
         pytest.fail("it was not raised")
@@ -250,7 +266,7 @@ def test_a_map_that_was_not_read_to_its_end_leaves_nothing_to_the_next(ray):
 
 
 def test_workers_that_differ_are_refused(ray):
-    identities = iter([{"model": "a"}, {"model": "b"}])
+    identities: Iterator[dict[str, Any]] = iter([{"model": "a"}, {"model": "b"}])
 
     class Other(Doubles):
         def __init__(self):
