@@ -10,7 +10,7 @@ help:  ## show this list
 demo: model  ## ask a real model, train it, ask it again (11 minutes); ARGS=--quick for 3
 	.venv/bin/closedbook demo $(ARGS)
 
-test: model vllm-env suites-env browser  ## every test, with coverage (17 minutes); ARGS goes to pytest
+test: model vllm-env suites-env browser  ## every test, with coverage (half an hour); ARGS goes to pytest
 	ci/test $(ARGS)
 
 check: setup  ## ruff, ruff format, mypy
