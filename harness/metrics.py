@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from closedbook.harness.judge import Grade, Judge, JudgeFailure, Judgement, Tally, Triple, contains, exact_match
 
-log = logging.getLogger(__name__)
-
 __all__ = ["METRICS", "Answer", "Metric", "metric_names", "metrics"]
+
+log = logging.getLogger(__name__)
 
 
 class Metric(NamedTuple):

@@ -214,60 +214,43 @@ with Pool(Cluster(sys.argv[1], workers=3), Doubles) as pool:
     assert err.startswith("waiting for the Ray cluster at ")
 
 
-def test_workers_that_differ_are_refused(cluster):
-    code = (
-        POOL
-        + """
+def told_of(cluster, method, items, workers):
+    """What ends the work of workers with that method."""
+    code = f"""
+from closedbook.harness.errors import ClosedbookError
 class Other(Doubles):
-    def __init__(self):
-        self.identity = {"model": ray.util.get_node_ip_address()}
-with Pool(Cluster(sys.argv[1], workers=2), Other) as pool:
+    {method}
+with Pool(Cluster(sys.argv[1], workers={workers}), Other) as pool:
     try:
-        list(pool.map(range(100)))
-    except RequestError as error:
-        print(error)
+        list(pool.map(range({items})))
+    except ClosedbookError as error:
+        print(type(error).__name__, error)
 """
-    )
-    out, _ = ran(cluster.address, code=code)
-    assert re.fullmatch(r"the workers differ: model is '\S+' on \S+ and '\S+' on the others; put the same .*\n", out)
+    return ran(cluster.address, code=POOL + code)[0]
 
 
-def test_a_worker_that_cannot_be_built_is_told_in_one_line(cluster):
-    code = (
-        POOL
-        + """
-from closedbook.harness.errors import WorkError
-class Fails(Doubles):
-    def __init__(self):
-        raise ValueError("zorb is missing")
-with Pool(Cluster(sys.argv[1], workers=1), Fails) as pool:
-    try:
-        list(pool.map([1]))
-    except WorkError as error:
-        print(error)
-"""
-    )
-    out, _ = ran(cluster.address, code=code)
-    assert re.fullmatch(r"a worker on \S+ cannot start: ValueError: zorb is missing\n", out)
-
-
-def test_an_item_that_ends_every_worker_ends_the_work(cluster):
-    code = (
-        POOL
-        + """
-from closedbook.harness.errors import WorkError
-class Ends(Doubles):
-    def work(self, item):
-        os._exit(1)
-with Pool(Cluster(sys.argv[1], workers=1), Ends) as pool:
-    try:
-        list(pool.map([1]))
-    except WorkError as error:
-        print(error)
-"""
-    )
-    out, _ = ran(cluster.address, code=code)
-    assert re.fullmatch(r"6 workers ended one after the other, the last on \S+, short of memory, .* goes on\n", out)
+@pytest.mark.parametrize(
+    ("method", "items", "workers", "told"),
+    [
+        pytest.param(
+            'def __init__(self): self.identity = {"model": ray.util.get_node_ip_address()}', 100, 2,
+            r"RequestError the workers differ: model is '\S+' on \S+ and '\S+' on the others; put the same .*",
+            id="workers that differ",
+        ),
+        pytest.param(
+            'def __init__(self): raise ValueError("zorb is missing")', 1, 1,
+            r"WorkError a worker on \S+ cannot start: ValueError: zorb is missing",
+            id="a worker that cannot be built",
+        ),
+        pytest.param(
+            "def work(self, item): os._exit(1)", 1, 1,
+            r"WorkError 6 workers ended one after the other, the last on \S+, short of memory, .* goes on",
+            id="an item that ends every worker",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_worker_can_do_ends_the_work_in_one_line(cluster, method, items, workers, told):
+    assert re.fullmatch(told + r"\n", told_of(cluster, method, items, workers))
 
 
 def test_a_late_node_draws_ahead_too(cluster):
