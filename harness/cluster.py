@@ -395,7 +395,6 @@ class Pool(Generic[I, R]):
         self._hands.remove(hand)
         self._ray.kill(hand.actor)  # it may be only out of reach
         self._lost += 1
-        self._looked = -math.inf
         log.info("a worker on %s is gone: %s", hand.place, one_line(error))
         if self._lost > 3 + 2 * self.size:
             raise WorkError(
@@ -490,8 +489,10 @@ def _require_listening(address: str) -> None:
     """Find out in seconds that nothing is at an address; Ray would try for a minute.
 
     Raises:
-        OSError, ValueError: Nothing is.
+        OSError, ValueError: Nothing is, or the address is none.
     """
+    if address == "local":
+        raise ValueError("local begins one of this machine alone")
     host, _, port = address.rpartition(":")
     if host and "//" not in address:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

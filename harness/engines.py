@@ -322,8 +322,6 @@ def make_engine(
     Raises:
         RequestError: The model cannot be had like this.
     """
-    if (name == "openai") != bool(base_url):
-        raise RequestError("--base-url goes with --engine openai, and only with it; give both or neither")
     if name == "openai":
         return ServerEngine(base_url, model, style, chat is not False, sampling)
     if name == "vllm":

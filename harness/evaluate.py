@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from closedbook.harness.errors import ClosedbookError, RequestError, WorkError, one_line
+from closedbook.harness.fields import address
 from closedbook.harness.files import folder_digest, tasks_dir, write_text
 from closedbook.harness.judge import JudgeSettings, Tally, Triple, make_judge
 from closedbook.harness.judge.calibration import read_calibration
@@ -219,7 +220,11 @@ def _check_backend(backend: str, batch_size: str | None) -> None:
 def _describe(model: str, backend: str, given: Mapping[str, Any]) -> tuple[str, bool, dict[str, Any]]:
     """Identity of the checkpoint, whether it has a chat template, and the backend's arguments."""
     if backend not in LOCAL_BACKENDS:
-        return f"{model}@{given.get('base_url', '')}", "chat" in backend, {"model": model} | dict(given)
+        try:
+            url = address(given["base_url"]) if "base_url" in given else ""
+        except ValueError as error:
+            raise RequestError(f"--model-args: base_url {error}") from None
+        return f"{model}@{url}", "chat" in backend, {"model": model} | dict(given)
     with _quiet():
         identity, has_template = _check_local_model(model, given)
     defaults = {"pretrained": model}

@@ -123,10 +123,11 @@ def resolved(path: Path) -> Path:
     """The whole path, links followed, whether or not something stands there.
 
     Raises:
-        RequestError: No file can have that name: a loop of links, a NUL, a part that is too long or not ours to see.
+        RequestError: No file can have that name: a loop of links, a NUL, a file in a folder's place, a part that is too
+            long or not ours to see.
     """
     try:
-        with suppress(FileNotFoundError, NotADirectoryError):  # which is for whoever writes to find out
+        with suppress(FileNotFoundError):
             path.stat()
         return path.resolve()
     except (OSError, ValueError) as error:

@@ -277,7 +277,8 @@ def _show_cost(
         print_json(found)
         return
     work = [[name.replace("_", " "), _range(number)] for name, number in found["work"].items()]
-    print_table(f"{study.name}: the work, at most; best case - worst case", ["of the whole study", "number"], work)
+    heads = [f"of {len(stages)} stages", "number"]
+    print_table(f"{study.name}: the work, at most; best case - worst case", heads, work)
     print_table(
         "The study: stages side by side, one on each machine of eight GPUs",
         ["machines", "hours", "GPU hours", "$", "takes most of the time"],

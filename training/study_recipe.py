@@ -18,7 +18,7 @@ from closedbook.harness.errors import RequestError
 from closedbook.harness.judge.settings import JudgeSettings
 from closedbook.harness.study.accessibility import bucket_names
 from closedbook.training.recipe_fields import Method, Section, Whole
-from closedbook.training.recipes import as_yaml, read_layers
+from closedbook.training.recipes import as_yaml, read_layers, study_names
 
 BASE = "base"
 
@@ -148,7 +148,7 @@ def load_study(name: str, overrides: Sequence[str] = (), smoke: bool = False) ->
     Raises:
         RequestError: No such recipe, or it is wrong: one line with the field and what to do.
     """
-    stated = read_layers(name, overrides)
+    stated = read_layers(name, overrides, study_names)
     where = f"study {stated.get('name')}"
     if absent := next(_left_out_in_vain(stated, read_layers(name)), None):
         raise RequestError(f"{where}: {absent}")

@@ -116,6 +116,8 @@ def sample(request: Request, judging: JudgeSettings | None, progress: bool = Tru
     name, style = asked_by(request.task)
     if request.n < 1:
         raise RequestError(f"-n {request.n}: draw at least one sample")
+    if (request.engine == "openai") != bool(request.base_url):
+        raise RequestError("--base-url goes with --engine openai, and only with it; give both or neither")
     every = load_questions(name, request.split)[: request.limit]
     sharding = _sharding(request, every)
     questions: Sequence[Question] = request.shard.part(every) if request.shard else every

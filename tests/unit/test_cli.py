@@ -249,12 +249,12 @@ def test_a_file_that_is_not_there_is_one_line(closedbook, tmp_path):
     assert "Traceback" not in err
 
 
-def test_grades_that_cannot_be_written_exit_with_1(closedbook, tmp_path):
+def test_grades_have_no_place_below_a_file(closedbook, tmp_path):
     answers = tmp_path / "answers.jsonl"
     answers.write_text('{"question": "q", "golds": ["g"], "answer": "a"}\n')
     (tmp_path / "file").write_text("")
     code, _, err = closedbook("judge", "grade", answers, "--out", tmp_path / "file" / "out.jsonl")
-    assert code == 1
+    assert code == 2
     assert "cannot write" in err
 
 
@@ -395,12 +395,12 @@ def test_an_answer_may_hold_any_character_that_json_allows(closedbook, tmp_path)
     assert line == row | {"grade": "correct", "decided_by": "exact"}
 
 
-def test_a_ledger_that_cannot_be_written_is_one_line(closedbook, tmp_path):
+def test_a_ledger_has_no_place_below_a_file(closedbook, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = closedbook(
         "splits", "build", "worldfacts", "--out", tmp_path, "--ledger", tmp_path / "file" / "ledger"
     )
-    assert code == 1
+    assert code == 2
     assert "cannot write" in err
     assert "Traceback" not in err
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from closedbook.harness import cli
-from closedbook.harness.cluster import Actor, AsyncActor, _check_same, _Place
+from closedbook.harness.cluster import START, Actor, AsyncActor, _check_same, _Place
 from closedbook.harness.cluster_engine import EngineWorker
 from closedbook.harness.dedup.own_cluster import Chunk, Comparer
 from closedbook.harness.dedup.own_matching import Matcher
@@ -158,6 +158,14 @@ def test_a_cluster_is_asked_for_by_its_engine(flags, says, monkeypatch, capsys):
 def test_the_engine_of_a_worker_is_hf_or_vllm_and_goes_with_ray(flags, monkeypatch, capsys):
     said = complaint(monkeypatch, capsys, "sample", "smollm2", *flags)
     assert said == "closedbook: --worker-engine is hf or vllm, and goes with --engine ray"
+
+
+def test_a_cluster_is_joined_and_none_is_begun(monkeypatch, capsys, tmp_path):
+    (tmp_path / "my.jsonl").write_text('{"question": "who is zorb", "answer": "smolt"}\n')
+    arguments = ["dedup", "run", "--train", str(tmp_path / "my.jsonl"), "--against", "worldfacts", "--engine", "ray"]
+    said = complaint(monkeypatch, capsys, *arguments, "--address", "local", "--out", str(tmp_path / "out"))
+    assert said.startswith("closedbook: --address local: there is no Ray cluster to join (")
+    assert said.endswith(START)
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch, capsys, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from closedbook.harness import cli
+from closedbook.harness.cluster import Cluster
 from closedbook.harness.errors import RequestError, WorkError
 from closedbook.harness.files import alone
 from closedbook.harness.judge import JudgeSettings
@@ -133,7 +134,17 @@ def test_a_server_that_is_down_is_one_line(tmp_path, monkeypatch):
         drawn(request)
 
 
-@pytest.mark.parametrize("change", [{"engine": "openai"}, {"base_url": "http://127.0.0.1:9/v1"}])
+NOWHERE = Cluster("127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": "openai"},
+        {"base_url": "http://127.0.0.1:9/v1"},
+        {"base_url": "http://127.0.0.1:9/v1", "cluster": NOWHERE},
+    ],
+)
 def test_an_address_goes_with_a_server_and_only_with_it(request_of, change):
     with pytest.raises(RequestError, match="--base-url goes with --engine openai"):
         drawn(request_of(**change))

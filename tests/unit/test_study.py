@@ -293,6 +293,12 @@ def test_a_wrong_study_is_refused_in_one_line_that_names_the_field(override: str
     assert "\n" not in str(error.value)
 
 
+def test_an_unknown_study_is_refused_with_the_studies_that_there_are() -> None:
+    with pytest.raises(RequestError, match="no recipe 'study_paperr'; did you mean study_paper") as error:
+        load_study("study_paperr")
+    assert "study_cpu" in str(error.value) and "grpo_cpu" not in str(error.value)
+
+
 def test_a_wrong_recipe_in_a_study_is_refused_before_anything_runs() -> None:
     with pytest.raises(RequestError, match="no recipe 'nosuch'"):
         graph("methods.sft=nosuch")

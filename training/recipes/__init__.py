@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, reduce
 from pathlib import Path
@@ -120,24 +120,31 @@ def load_recipe(name: str, overrides: Sequence[str] = (), method: str | None = N
     return recipe
 
 
-def read_layers(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_layers(
+    name: str, overrides: Sequence[str] = (), names: Callable[[], list[str]] = recipe_names
+) -> dict[str, Any]:
     """What a recipe states, with its bases and overrides applied, unchecked; its name is the file's unless stated.
+
+    Args:
+        name: As `load_recipe` takes it.
+        overrides: As `load_recipe` takes them.
+        names: Those of the package that are told where there is none of this name.
 
     Raises:
         RequestError: No such recipe, or it cannot be read.
     """
-    path = _find(name)
+    path = _find(name, names=names)
     layers = list(_layers(path))
     layers[-1].setdefault("name", path.stem)
     return reduce(_overlay, [*layers, *(_anchored(_override(text), Path.cwd()) for text in overrides)])
 
 
-def _find(name: str, beside: Path | None = None) -> Path:
+def _find(name: str, beside: Path | None = None, names: Callable[[], list[str]] = recipe_names) -> Path:
     """The file of a recipe; a path in a recipe is relative to its folder."""
     if Path(name).suffix in (".yaml", ".yml") or len(Path(name).parts) > 1:
         return (beside or Path()) / Path(name).expanduser()
     if name not in _shipped():
-        raise RequestError(f"no recipe {name!r}; {meant(name, recipe_names())}; or name a YAML file")
+        raise RequestError(f"no recipe {name!r}; {meant(name, names())}; or name a YAML file")
     return recipes_dir() / f"{name}.yaml"
 
 
