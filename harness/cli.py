@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, is_dataclass
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from importlib.metadata import entry_points
 from inspect import Signature, signature
 from pathlib import Path
@@ -1153,21 +1153,22 @@ def _complain(message: str) -> None:
     people.print(f"closedbook: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
-def _add_commands_of_others() -> None:
-    """Commands that other packages bring, training among them: the harness imports none of them by name."""
+@cache
+def program() -> typer.Typer:
+    """The app with the commands that other packages bring, training among them: the harness imports none by name."""
     for found in entry_points(group="closedbook.commands"):
         command = found.load()
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=found.name)
         else:
             app.command(found.name)(command)
+    return app
 
 
 def main() -> None:
     """Entry point: errors that a person can act on become one line and an exit code."""
-    _add_commands_of_others()
     try:
-        app()
+        program()()
     except ClosedbookError as error:
         _complain(str(error))
         raise SystemExit(error.exit_code) from None

@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from closedbook.harness.manifests import load_questions
@@ -56,8 +57,10 @@ def nothing_is_left_behind():
     yield
     while STARTED:
         process = STARTED.pop()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            for child in (of := psutil.Process(process.pid)).children(recursive=True):
+                child.kill()  # a group of their own, and they hold the pipes
+            of.kill()
         process.communicate()
 
 

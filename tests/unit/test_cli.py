@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from closedbook.harness import cli
 from closedbook.harness.dedup.rules import REASONS
 from closedbook.harness.files import tasks_dir
 from closedbook.harness.manifests import read_manifest
@@ -36,6 +37,12 @@ COMMANDS = [
     "judge attack",
     "judge settings",
 ]
+
+
+def test_no_command_is_added_twice_however_often_the_program_is_called(closedbook):
+    there = len(cli.program().registered_commands)
+    closedbook("tasks", "path")
+    assert len(cli.program().registered_commands) == there
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -93,19 +93,13 @@ def parse(words: list[str]) -> None:
     Raises:
         click.UsageError: There is no such command, or it takes other arguments.
     """
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(cli.program())
     context, name = None, "closedbook"
     while True:
         context = command.make_context(name, list(words), parent=context)
         if not hasattr(command, "resolve_command"):
             return
         name, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def all_commands() -> None:
-    """Those of training too."""
-    cli._add_commands_of_others()
 
 
 def test_commands_are_found_in_blocks_without_what_is_the_shells() -> None:

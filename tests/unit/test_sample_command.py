@@ -196,9 +196,8 @@ def test_the_command_ends_with_exit_code_1_where_the_judge_failed_on_too_much(ti
     with JudgeServer(lambda prompt: "1.0" if "of France" in prompt else "gorlim") as server:
         judge = ["--judge", "openai", "--judge-model", "m", "--judge-url", server.url, "--judge-set", "retries=0"]
         few = ["--limit", "2", "--judge-set", "constrained=off"]
-        cli._add_commands_of_others()
         words = ["sample", str(tiny_policy), "-n", "2", "--max-new-tokens", "4", "--out", str(tmp_path / "run")]
-        done = CliRunner().invoke(cli.app, [*words, *judge, *few])
+        done = CliRunner().invoke(cli.program(), [*words, *judge, *few])
     assert isinstance(done.exception, WorkError)
     assert "the same command again asks for the rest" in str(done.exception)
     assert SampleStore(tmp_path / "run").read()

@@ -42,8 +42,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def program() -> Any:
-    cli._add_commands_of_others()
-    return typer.main.get_command(cli.app)
+    return typer.main.get_command(cli.program())
 
 
 def parsed(program: Any, words: Sequence[str]) -> dict[str, object]:
