@@ -182,7 +182,7 @@ def test_a_type_checker_sees_our_types(installed: Environment, tmp_path: Path) -
     use = "closedbook.load_environment(1)\nadvantages.signal_probability('', 1)"
     code = f"import closedbook; from closedbook.training import advantages\n{use}"
     python = installed.folder / "bin" / "python"
-    options = ("--config-file=", "--no-error-summary", "--cache-dir", os.devnull, "--python-executable", str(python))
+    options = ("--config-file=", "--no-error-summary", "--cache-dir", str(installed.elsewhere / "types"), "--python-executable", str(python))
     command = [sys.executable, "-m", "mypy", *options, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     wrong = {"load_environment": ("int", "str"), "signal_probability": ("str", "float")}

@@ -79,18 +79,14 @@ def test_two_processes_train_as_one_run(stated, tmp_path):
     assert read_provenance(str(tmp_path / "run")).step in (4, 8)
 
 
-def test_samples_are_drawn_once_and_both_processes_train_on_them(stated, tmp_path):
-    ended(launched("rft", tmp_path / "run", stated))
+def test_samples_are_drawn_and_judged_once_and_both_processes_train_on_them(stated, tmp_path):
+    with JudgeServer(lambda prompt: "1.0") as server:
+        judge = f"judge={{kind: openai, model: m, base_url: '{server.url}', cache: 'off'}}"
+        ended(launched("rft", tmp_path / "run", stated, "reward=judge", judge, "validation.every=null"))
     samples = SampleStore(tmp_path / "run" / "samples").whole()
     assert len(samples) == 16
     assert {sample.drawn for sample in samples} == {ROLLOUTS}
     assert read_provenance(str(tmp_path / "run")).method == "rft"
-
-
-def test_one_process_draws_and_judges_the_samples_for_both(stated, tmp_path):
-    with JudgeServer(lambda prompt: "1.0") as server:
-        judge = f"judge={{kind: openai, model: m, base_url: '{server.url}', cache: 'off'}}"
-        ended(launched("rft", tmp_path / "run", stated, "reward=judge", judge, "max_steps=1", "validation.every=null"))
     texts = [question.question for question in load_questions("worldfacts", "train")]
     prompts = [prompt for prompt in server.prompts if "It is Paris" not in prompt]  # with which the judge is tried
     asked = Counter(prompt for prompt in prompts if any(text in prompt for text in texts))
