@@ -395,6 +395,7 @@ class Pool(Generic[I, R]):
         self._hands.remove(hand)
         self._ray.kill(hand.actor)  # it may be only out of reach
         self._lost += 1
+        self._looked = -math.inf
         log.info("a worker on %s is gone: %s", hand.place, one_line(error))
         if self._lost > 3 + 2 * self.size:
             raise WorkError(

@@ -181,8 +181,8 @@ def test_a_type_checker_sees_our_types(installed: Environment, tmp_path: Path) -
     """Without the marker there would be other errors."""
     use = "closedbook.load_environment(1)\nadvantages.signal_probability('', 1)"
     code = f"import closedbook; from closedbook.training import advantages\n{use}"
-    python = installed.folder / "bin" / "python"
-    options = ("--config-file=", "--no-error-summary", "--cache-dir", str(installed.elsewhere / "types"), "--python-executable", str(python))
+    places = {"--cache-dir": installed.elsewhere / "types", "--python-executable": installed.folder / "bin" / "python"}
+    options = ("--config-file=", "--no-error-summary", *(f"{name}={path}" for name, path in places.items()))
     command = [sys.executable, "-m", "mypy", *options, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     wrong = {"load_environment": ("int", "str"), "signal_probability": ("str", "float")}

@@ -1,6 +1,6 @@
 """One checkpoint, the same questions, through lm-eval, Inspect and lighteval: equal prompts, answers and grades.
 
-Of 24 questions; tests/bench/parity.py, which asks the suites here, makes the table of docs/suites.md with 200.
+Of 16 questions; tests/bench/parity.py, which asks the suites here, makes the table of docs/suites.md with 200.
 """
 
 import json
@@ -14,7 +14,7 @@ from closedbook.harness.manifests import load_questions
 from closedbook.harness.prompts import messages
 
 pytestmark = [pytest.mark.model, pytest.mark.suites]
-QUESTIONS = 24
+QUESTIONS = 16
 
 
 @pytest.fixture(scope="module")

@@ -180,6 +180,13 @@ def test_what_a_lost_worker_had_under_way_is_given_to_another_one(ray):
     assert len(ray.workers) == 2
 
 
+def test_a_lost_worker_is_replaced_at_once(ray, monkeypatch):
+    monkeypatch.setattr(cluster, "LOOK", 60.0)
+    ray.dies = lambda worker, item: item == 3 and worker is ray.workers[0]
+    with Pool(Cluster(workers=1, patience=0.1), Doubles) as pool:
+        assert sorted(pool.map(range(6))) == doubled(6)
+
+
 def test_of_a_lost_worker_with_many_items_each_is_given_again_and_it_is_one_loss(ray):
     ray.dies = lambda worker, item: item == 3 and worker is ray.workers[0]
     with Pool(Cluster(workers=1), Doubles, at_once=4) as pool:
