@@ -3,6 +3,8 @@
 PYTHON ?= python3
 ARGS ?=
 export PYTHON
+# What is imported is compiled once and kept, for hundreds of processes; so installing compiles nothing (--no-compile).
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
