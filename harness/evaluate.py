@@ -221,7 +221,7 @@ def _describe(model: str, backend: str, given: Mapping[str, Any]) -> tuple[str, 
     """Identity of the checkpoint, whether it has a chat template, and the backend's arguments."""
     if backend not in LOCAL_BACKENDS:
         try:
-            url = address(given["base_url"]) if "base_url" in given else ""
+            url = address(str(given["base_url"])) if "base_url" in given else ""
         except ValueError as error:
             raise RequestError(f"--model-args: base_url {error}") from None
         return f"{model}@{url}", "chat" in backend, {"model": model} | dict(given)

@@ -130,7 +130,7 @@ def test_secrets_among_the_arguments_are_not_written():
     assert '"base_url": "u"' in shown
 
 
-@pytest.mark.parametrize("url", ["http://me:hush@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key=hush", "hush"])
+@pytest.mark.parametrize("url", ["http://me:hush@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key=hush", "hush", 8000])
 def test_an_address_that_holds_a_secret_or_is_none_is_refused_without_showing_it(url):
     with pytest.raises(RequestError, match=r"^--model-args: base_url ") as refused:
         evaluate("m", ["worldfacts_dedup"], backend="local-chat-completions", model_args={"base_url": url})
