@@ -16,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -83,7 +83,7 @@ class Pin:
     ids: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that its digest is kept
 class Manifest:
     """A benchmark's splits.
 
@@ -121,7 +121,7 @@ class Manifest:
             sorted(Counter(f"dropped from {r.dropped_from}" if r.dropped_from else r.split for r in self.rows).items())
         )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest as written."""
         return hashlib.sha256(to_text(self).encode()).hexdigest()

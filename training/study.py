@@ -96,6 +96,7 @@ class _Model:
         self.root = out
         self.judge = judge_flags(study.judge)
         self.paid = study.judge.kind != "rules"
+        self.buckets = len(bucket_names(study.samples.n))
 
     def stages(self) -> Iterator[Stage]:
         study, named = self.study, (*self.study.benchmarks, *self.study.also)
@@ -198,7 +199,7 @@ class _Model:
         changed += [*_subset(subset), f"output_dir={inline(str(folder))}"]
         amount = training.amount
         if subset:  # the buckets part the questions, so that over all of them the average is right
-            amount = Amount(*(number / len(bucket_names(self.study.samples.n)) for number in amount))
+            amount = Amount(*(number / self.buckets for number in amount))
         stage = self.stage("train", name)
         yield Stage(
             stage, ("train", training.method, "--config", base, *changed, "--resume"), ("dedup", *after), (folder,),
@@ -291,7 +292,8 @@ def _without_questions(file: Path, buckets: Sequence[str]) -> bool:
 
 def _launch(arguments: Sequence[str]) -> tuple[str, ...]:
     """Arguments of `accelerate launch`, with the package's file for its bare name."""
-    return tuple(str(accelerate_dir() / f"{part}.yaml") if part in accelerate_names() else part for part in arguments)
+    shipped = accelerate_names() if arguments else ()
+    return tuple(str(accelerate_dir() / f"{part}.yaml") if part in shipped else part for part in arguments)
 
 
 def _count(benchmark: str, split: str, limit: int | None) -> int:

@@ -306,10 +306,13 @@ def to_yaml(recipe: Recipe) -> str:
 
     What the environment adds to the judge is not in it, and no key ever is.
     """
+    return as_yaml(_stated(recipe))
+
+
+def _stated(recipe: Recipe) -> dict[str, Any]:
     fields = {name for name in Recipe.model_fields if reads(recipe.method, name)}
-    shown = recipe.model_dump(mode="json", include=fields)
-    shown["judge"] = {"kind": recipe.judge.kind} | recipe.judge.model_dump(mode="json", exclude_unset=True)
-    return as_yaml(shown)
+    judge = {"kind": recipe.judge.kind} | recipe.judge.model_dump(mode="json", exclude_unset=True)
+    return recipe.model_dump(mode="json", include=fields) | {"judge": judge}
 
 
 def as_yaml(stated: Mapping[str, Any]) -> str:
@@ -319,7 +322,7 @@ def as_yaml(stated: Mapping[str, Any]) -> str:
 
 def published(recipe: Recipe) -> dict[str, Any]:
     """The recipe as it goes with a checkpoint, which may be given away: no servers' addresses, no local folders."""
-    stated: dict[str, Any] = yaml.load(to_yaml(recipe), _Quick)
+    stated = _stated(recipe)
     stated.pop("output_dir")
     for name in ("base_url", "cache"):
         stated["judge"].pop(name, None)
